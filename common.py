@@ -1,0 +1,1016 @@
+"""What the scripts share, in the order in which an image meets it.
+
+data -> folds -> balanced batches -> augmentation -> models -> the fast training model -> training -> files.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedShuffleSplit
+
+from options import CHECKPOINTS, InputError, RunFailed, data_prefix, run_name
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
+
+
+@contextlib.contextmanager
+def silent_stderr():
+    """Hide what TensorFlow's C++ prints while it loads, before its own log level counts; show it where loading fails."""
+    with tempfile.TemporaryFile() as notes:
+        stderr = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+with silent_stderr():
+    import keras
+    from keras import layers, ops
+
+# --- Data -----------------------------------------------------------------------------------------------------------
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+IMAGE_SHAPE = (32, 32, 3)
+
+
+def draw(seed, *key):
+    """A numpy generator that depends on `seed` and on what is drawn (`key`: words and numbers), on nothing else."""
+    return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
+
+
+def sha256(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass
+class Images:
+    """Pictures of one part of a data set: images (n, 32, 32, 3) uint8, labels (n,) integers."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple
+    source: str
+    prefix: str
+
+    @functools.cached_property
+    def sha256(self):
+        return sha256(self.images, self.labels)
+
+
+def load_data(source=None, part="train"):
+    """Load one part ('train' or 'test') of CIFAR-10 (None), of scikit-learn's 'digits', or of a .npz file.
+
+    Raises InputError where the data cannot be had; never falls back to other data.
+    """
+    if source is None:
+        images, labels, names, prefix = *load_cifar10(part), CIFAR10_CLASSES, ""
+    elif source == "digits":
+        images, labels, names, prefix = *load_digits(part), tuple("0123456789"), "digits"
+    else:
+        images, labels, names, prefix = load_npz(source, part)
+    return Images(images, labels, names, source or "cifar10", prefix)
+
+
+def load_cifar10(part):
+    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it."""
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        train, test = keras.datasets.cifar10.load_data()
+    except Exception as error:  # Keras raises a bare Exception for a failed download
+        raise InputError(
+            f"CIFAR-10 is not in {home / 'datasets'} and could not be downloaded ({str(error).splitlines()[0]}): connect "
+            f"and repeat, or save cifar-10-python.tar.gz as {home / 'datasets' / 'cifar-10-batches-py-target_archive'}, "
+            "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
+        ) from None
+    images, labels = train if part == "train" else test
+    return images, labels.reshape(-1).astype(np.int64)
+
+
+def load_digits(part):
+    """scikit-learn's 1,797 handwritten digits as 32x32 colour pictures; a stratified tenth is the test set."""
+    from skimage.transform import resize
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    rows = train_test_split(np.arange(len(digits.target)), test_size=0.1, stratify=digits.target, random_state=0)
+    rows = np.sort(rows[0] if part == "train" else rows[1])
+    grey = np.stack([resize(digit / 16, IMAGE_SHAPE[:2], order=1) for digit in digits.images[rows]])
+    images = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return images, digits.target[rows].astype(np.int64)
+
+
+def load_npz(path, part):
+    """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            shapes = {name: npz_member_shape(file, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+            names = tuple(str(name) for name in file["class_names"]) if "class_names" in file else CIFAR10_CLASSES
+            images, labels = file[f"x_{part}"], file[f"y_{part}"]
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits") from None
+    except KeyError as error:
+        raise InputError(f"{path!r} lacks {error}; it needs x_train, y_train, x_test and y_test") from None
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path!r} cannot be read as a .npz of plain arrays ({reason}); make it anew") from None
+
+    if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
+        raise InputError(
+            f"x_{part} in {path!r} is {images.dtype} of shape {images.shape}; it must be uint8 of shape (n, 32, 32, 3)"
+        )
+    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"y_{part} in {path!r} is {labels.dtype} of shape {labels.shape}; it must be {len(images)} whole numbers"
+        )
+    labels = labels.reshape(-1).astype(np.int64)
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(names):
+        raise InputError(f"y_{part} in {path!r} must hold labels 0 to {len(names) - 1}, one of each image")
+    full_size = (shapes["x_train"][0], shapes["x_test"][0]) == (50_000, 10_000)
+    return images, labels, names, "" if full_size and names == CIFAR10_CLASSES else data_prefix(path)
+
+
+def npz_member_shape(file, name):
+    """Shape of a member of an open .npz, read from its header alone (training never reads the test pictures)."""
+    with file.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    if dtype.hasobject or not shape:
+        raise ValueError(f"{name} is not a plain array")
+    return shape
+
+
+def class_numbers(words, class_names):
+    """['bird', '4'] -> [2, 4]. Raises InputError, naming the classes there are."""
+    numbers = []
+    for word in words:
+        if word in class_names:
+            numbers.append(class_names.index(word))
+        elif word.isdecimal() and int(word) < len(class_names):
+            numbers.append(int(word))
+        else:
+            known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
+            raise InputError(f"REDUCED names a class {word!r} that the data does not have; it has {known}")
+    return sorted(set(numbers))
+
+
+def reduce_classes(labels, classes, keep, seed):
+    """Indices, ascending, of the images kept: `keep` at random (None: half) of each of `classes`, all of the others.
+
+    Depends on `seed` alone, so every model and every fold of a study works on the same images.
+    """
+    kept = np.ones(len(labels), bool)
+    for number in classes:
+        members = np.flatnonzero(labels == number)
+        count = len(members) // 2 if keep is None else keep
+        if not 2 <= count <= len(members):
+            raise InputError(f"cannot keep {count} images of class {number}: it has {len(members)}; choose another KEEP")
+        kept[draw(seed, "keep", number).permutation(members)[count:]] = False
+    return np.flatnonzero(kept)
+
+
+def split_fold(labels, fold, share, seed):
+    """(train, validation) indices of the `fold`-th (from 1) stratified shuffle split, `share` held out.
+
+    Fold k is the same whatever other folds are asked for. Raises InputError where a class is too small to split.
+    """
+    try:
+        splits = StratifiedShuffleSplit(n_splits=fold, test_size=share, random_state=seed)
+        train, val = list(splits.split(np.zeros(len(labels)), labels))[-1]
+    except ValueError as error:
+        raise InputError(f"these images cannot be split with VAL={share:g} ({error}); change VAL or KEEP") from None
+    missing = np.setdiff1d(labels, labels[train])
+    if len(missing):
+        raise InputError(f"VAL={share:g} leaves no training image of class {missing[0]}; choose a smaller VAL")
+    return np.sort(train), np.sort(val)
+
+
+@dataclasses.dataclass
+class Fold:
+    """The images of one fold, uint8, and the record of where they come from."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    class_names: tuple
+    prefix: str
+    record: dict
+
+
+def prepare_fold(args, number=1):
+    """Load, reduce and split the training data as `args` say; print what came out."""
+    data = load_data(args.data)
+    reduced = class_numbers(args.reduced, data.class_names)
+    kept = reduce_classes(data.labels, reduced, args.keep, args.seed)
+    train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, args.val, args.seed))
+    classes = len(data.class_names)
+    record = {
+        "source": data.source,
+        "sha256": data.sha256,
+        "kept_sha256": sha256(kept),
+        "train_sha256": sha256(train),
+        "val_sha256": sha256(val),
+        "class_names": list(data.class_names),
+        "reduced": reduced,
+        "train_counts": np.bincount(data.labels[train], minlength=classes).tolist(),
+        "val_counts": np.bincount(data.labels[val], minlength=classes).tolist(),
+    }
+    cut = ", ".join(f"{data.class_names[c]} {int((data.labels[kept] == c).sum()):,}" for c in reduced)
+    print(
+        f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
+        f"fold {number}: {len(train):,} train, {len(val):,} validation"
+    )
+    return Fold(
+        data.images[train], data.labels[train], data.images[val], data.labels[val], data.class_names, data.prefix, record
+    )
+
+
+# --- Balanced batches -----------------------------------------------------------------------------------------------
+
+
+class BalancedBatches(keras.utils.PyDataset):
+    """Endless training batches with equal class counts: ((batch, 32, 32, 3) uint8, (batch,) labels) for each step.
+
+    Slot number `step * batch_size + j` of the endless stream belongs to class `slot % classes`, so a batch of 128 holds
+    each of ten classes 12 or 13 times and the extra ones rotate. A class is drawn in permutations: no image comes a third
+    time before every one of its class has come twice. `balanced=False` treats all images as one class: plain shuffling.
+
+    A batch is a pure function of (seed, fold, step), whatever the epoch, the order of calls or the worker.
+    """
+
+    num_batches = None  # endless: with `steps_per_epoch`, fit counts the index on across epochs
+
+    def __init__(self, images, labels, batch_size, seed=0, fold=1, balanced=True, first_step=0):
+        super().__init__()
+        self.images, self.labels, self.batch_size, self.first_step = images, labels, batch_size, first_step
+        self.groups = [np.flatnonzero(labels == c) for c in np.unique(labels)] if balanced else [np.arange(len(labels))]
+        self.steps_per_epoch = max(1, len(self.groups) * max(map(len, self.groups)) // batch_size)
+        # A batch touches one or two permutations of each group.
+        self.permutation = functools.lru_cache(3 * len(self.groups))(
+            lambda group, turn: draw(seed, "batches", fold, group, turn).permutation(self.groups[group])
+        )
+
+    def rows(self, step):
+        """Indices of the images of batch `step`."""
+        slots = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        rows = np.empty(self.batch_size, np.int64)
+        for group, members in enumerate(self.groups):
+            mine = np.flatnonzero(slots % len(self.groups) == group)
+            turns, places = np.divmod(slots[mine] // len(self.groups), len(members))
+            for turn in np.unique(turns):
+                rows[mine[turns == turn]] = self.permutation(group, int(turn))[places[turns == turn]]
+        return rows
+
+    def __getitem__(self, index):
+        rows = self.rows(self.first_step + index)
+        return self.images[rows], self.labels[rows]
+
+
+# --- Augmentation ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """How far augmentation goes: degrees, shares of height and width, shear degrees, zoom 1 +- zoom per axis, flips."""
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    shear: float = 0.0
+    zoom: float = 0.0
+    flip: bool = False
+
+
+REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
+
+
+def affine_parameters(uniform, ranges):
+    """Six columns of numbers in [0, 1) -> rotation and shear (radians), shifts (shares), zooms, each in its range.
+
+    `uniform` is (batch, 7); returns (angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip), each (batch,); flip is +-1.
+    """
+    u = [uniform[:, column] for column in range(7)]
+    radians = math.pi / 180
+    return (
+        (2 * u[0] - 1) * ranges.rotation * radians,
+        (2 * u[1] - 1) * ranges.shift,
+        (2 * u[2] - 1) * ranges.shift,
+        (2 * u[3] - 1) * ranges.shear * radians,
+        1 + (2 * u[4] - 1) * ranges.zoom,
+        1 + (2 * u[5] - 1) * ranges.zoom,
+        ops.where(u[6] < 0.5, -1.0, 1.0) if ranges.flip else ops.ones_like(u[6]),
+    )
+
+
+def affine_matrices(parameters, height, width):
+    """(batch, 8) rows [a0 a1 a2 b0 b1 b2 0 0] that map an output pixel (x, y) to the input (a0 x + a1 y + a2, b0 ...).
+
+    Rotation . shift . shear . zoom . flip about the picture's centre, in the order of the reference's generator.
+    """
+    angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip = parameters
+    cos, sin = ops.cos(angle), ops.sin(angle)
+    center_x, center_y = (width - 1) / 2, (height - 1) / 2
+    # Columns of shear . zoom . flip, in (x, y); the reference shears along its rows: x by cos, y by -sin.
+    sheared_xx, sheared_yx = ops.cos(shear) * zoom_x * flip, -ops.sin(shear) * zoom_x * flip
+    sheared_yy = zoom_y
+    shift_x, shift_y = shift_x * width, shift_y * height
+    # The reference's rotation turns (row, column); in (x, y) that is the opposite sense.
+    a0, a1 = cos * sheared_xx + sin * sheared_yx, sin * sheared_yy
+    b0, b1 = -sin * sheared_xx + cos * sheared_yx, cos * sheared_yy
+    a2 = center_x + cos * shift_x + sin * shift_y - a0 * center_x - a1 * center_y
+    b2 = center_y - sin * shift_x + cos * shift_y - b0 * center_x - b1 * center_y
+    zero = ops.zeros_like(a0)
+    return ops.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1)
+
+
+class Augment(layers.Layer):
+    """Random affine augmentation: (batch, 32, 32, 3) 0-255 -> the same shape, float32; identity unless training.
+
+    One matrix and one bilinear interpolation per picture, edge pixels repeated. Stays float32 in every precision:
+    coordinates in bfloat16 would be off by a pixel's fraction that is larger than the interpolation's error.
+    """
+
+    def __init__(self, ranges, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.ranges = ranges
+        self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
+
+    def call(self, images, training=False):
+        images = ops.cast(images, "float32")
+        if not training or self.ranges == Ranges():
+            return images
+        uniform = keras.random.uniform((ops.shape(images)[0], 7), seed=self.seed_generator)
+        matrices = affine_matrices(affine_parameters(uniform, self.ranges), *images.shape[1:3])
+        return ops.image.affine_transform(images, matrices, interpolation="bilinear", fill_mode="nearest")
+
+    def compute_output_spec(self, images, training=False):
+        return keras.KerasTensor(images.shape, "float32")
+
+
+# --- Models ---------------------------------------------------------------------------------------------------------
+# A builder takes pictures in [0, 1] and returns the output; `finished_model` puts the scaling in front.
+
+
+def dense_head(x, classes):
+    x = layers.Dense(512, activation="relu", name="dense1")(x)
+    x = layers.Dropout(0.4, name="dropout")(x)
+    x = layers.Dense(64, activation="relu", name="dense2")(x)
+    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+
+
+def build_cnn(x, classes):
+    """The reference's CNN: (batch, height, width, channels) -> (batch, classes) probabilities."""
+    for block in (1, 2):
+        x = layers.Conv2D(64, 3, padding="same", name=f"conv{block}")(x)
+        x = layers.BatchNormalization(name=f"norm{block}")(x)
+        x = layers.ReLU(name=f"relu{block}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)
+    return dense_head(layers.Flatten(name="flatten")(x), classes)
+
+
+def conv_relu_norms(x, filters, depth, block):
+    for layer in range(1, depth + 1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"{block}_conv{layer}")(x)
+        x = layers.BatchNormalization(name=f"{block}_norm{layer}")(x)
+    return x
+
+
+def build_encoder(x):
+    """VGG-like encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, 256). ReLU comes before the normalisation."""
+    for block, filters in (("block1", 64), ("block2", 128)):
+        x = conv_relu_norms(x, filters, 2, block)
+        x = layers.MaxPooling2D(name=f"{block}_pool")(x)
+        x = layers.Dropout(0.3, name=f"{block}_dropout")(x)
+    return conv_relu_norms(x, 256, 3, "block3")
+
+
+def build_autoencoder(x, classes=None):
+    """Encoder and decoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
+    x = conv_relu_norms(build_encoder(x), 256, 3, "block4")
+    for block, filters in (("block5", 128), ("block6", 64)):
+        x = conv_relu_norms(x, filters, 2, block)
+        x = layers.UpSampling2D(name=f"{block}_upsample")(x)
+    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
+
+
+def build_ae_classifier(x, classes):
+    """The CNN on the encoder's code."""
+    return build_cnn(build_encoder(x), classes)
+
+
+def build_modified_ae_classifier(x, classes):
+    """Dense layers on the encoder's code."""
+    return dense_head(layers.Flatten(name="flatten")(build_encoder(x)), classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A model and how it is trained; options given on the command line go before these values."""
+
+    build: callable
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    epochs: int = 100
+    patience: int = 15
+    ranges: Ranges = REFERENCE_RANGES
+    balanced: bool = True
+    reduce_lr: bool = True  # x 0.3 after 10 epochs without a better validation loss
+    frozen_until: str | None = None  # the last encoder layer that is taken from the autoencoder and frozen
+
+
+RECIPES = {
+    "cnn": Recipe(build_cnn),
+    "autoencoder": Recipe(build_autoencoder, optimizer="rmsprop", balanced=False, reduce_lr=False),
+    "autoencoder_cls": Recipe(build_ae_classifier, frozen_until="block2_norm2"),
+    "mod_autoencoder_cls": Recipe(build_modified_ae_classifier, frozen_until="block3_norm3"),
+}
+
+
+def finished_model(recipe, classes, name):
+    """The model that is kept: stock Keras layers, float32, uncompiled; takes pictures as they are, 0-255."""
+    image = keras.Input(IMAGE_SHAPE, name="image")
+    return keras.Model(image, recipe.build(layers.Rescaling(1 / 255, name="rescale")(image), classes), name=name)
+
+
+def take_weights(target, source, last):
+    """Copy the weights of `target`'s layers up to the one named `last` from `source`, by name, and freeze those layers.
+
+    Returns the names of the layers whose weights were taken. Raises InputError where one is missing or of another shape.
+    """
+    taken = []
+    for layer in target.layers:
+        if layer.weights:
+            try:
+                weights = source.get_layer(layer.name).get_weights()
+                layer.set_weights(weights)
+            except ValueError as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"the autoencoder's layer {layer.name!r} cannot be taken: {reason}") from None
+            taken.append(layer.name)
+        layer.trainable = False
+        if layer.name == last:
+            return taken
+    raise InputError(f"the classifier has no layer {last!r} to freeze up to")
+
+
+def copy_weights(target, source):
+    """Copy every layer's weights by layer name between two models of the same layers."""
+    for layer in target.layers:
+        layer.set_weights(source.get_layer(layer.name).get_weights())
+
+
+# --- Hardware: the one place that asks which backend runs -----------------------------------------------------------
+
+
+def usable_cores():
+    """Cores that this process may really use: its affinity, and a container's limit where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    return cores
+
+
+def processor_has_bfloat16():
+    """Name of the instruction set that makes bfloat16 fast on this processor, or None."""
+    with contextlib.suppress(OSError):
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+        return next((flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags), None)
+    if sys.platform == "darwin":
+        answer = subprocess.run(["sysctl", "-n", "hw.optional.arm.FEAT_BF16"], capture_output=True, text=True)
+        return "FEAT_BF16" if answer.stdout.strip() == "1" else None
+    return None
+
+
+@functools.cache
+def set_up_device():
+    """Make the backend ready; returns (description of the device, why bfloat16 is fast on it, or None)."""
+    cores = usable_cores()
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+        gpus = tf.config.list_physical_devices("GPU")
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if gpus:
+            details = tf.config.experimental.get_device_details(gpus[0])
+            capability = details.get("compute_capability", (0, 0))
+            fast = f"compute capability {capability[0]}.{capability[1]}" if capability >= (8, 0) else None
+            return details.get("device_name", "GPU"), fast
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        if device.platform != "cpu":
+            capability = getattr(device, "compute_capability", "0")
+            return device.device_kind, f"compute capability {capability}" if float(capability) >= 8 else None
+        return f"CPU, {cores} cores", None  # XLA emulates bfloat16 convolutions on a processor
+    return f"CPU, {cores} cores", processor_has_bfloat16()
+
+
+def resolve_precision(requested):
+    """('float32' or 'mixed_bfloat16', the reason in words)."""
+    _, fast = set_up_device()
+    if requested != "auto":
+        return requested, "as asked for"
+    return ("mixed_bfloat16", f"the hardware has {fast}") if fast else ("float32", "no fast bfloat16 here")
+
+
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Keras's layer over the last of four axes as one TensorFlow operation; same weights, same result, a third faster.
+
+    Keras 3 runs it as single multiplications, subtractions and means, each a pass over memory.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        import tensorflow as tf
+
+        learn = bool(training and self.trainable)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=[] if learn else self.moving_mean,
+            variance=[] if learn else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=learn,
+        )
+        if learn:
+            # The operation returns the sample variance (n - 1); Keras keeps the population's (n).
+            count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance * (count - 1) / count)):
+                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return outputs
+
+
+# --- The training model ---------------------------------------------------------------------------------------------
+
+
+def training_model(model, ranges, precision, target=None):
+    """A twin of `model` for training: uint8 pictures, augmented on the device, through faster layers in `precision`.
+
+    Returns (training model, its core). The core has `model`'s layers by name and starts with its weights.
+    With `target` ('augmented' or 'original') the output is (batch, 2, 32, 32, 3): the reconstruction and what was to be
+    reconstructed, in [0, 1].
+    """
+
+    def faster(layer):
+        config = layer.get_config()
+        # bfloat16's eight bits are enough inside the network, not for pictures, probabilities and reconstructions.
+        outermost = isinstance(layer, layers.Rescaling) or layer is model.layers[-1]
+        config["dtype"] = "float32" if outermost else precision
+        fuse = isinstance(layer, layers.BatchNormalization) and keras.backend.backend() == "tensorflow"
+        return (FusedBatchNormalization if fuse else type(layer)).from_config(config)
+
+    core = keras.models.clone_model(model, clone_function=faster)
+    copy_weights(core, model)
+    images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image")
+    seen = Augment(ranges, name="augment")(images)
+    outputs = core(seen)
+    if target:
+        goal = seen if target == "augmented" else ops.cast(images, "float32")
+        outputs = ops.stack([outputs, goal / 255], axis=1)
+    return keras.Model(images, outputs), core
+
+
+def seed_layers(training, core, seed, fold, step):
+    """Set every random layer so that its draws follow from (seed, fold, step): a resumed run needs no saved state."""
+    for number, layer in enumerate([training.get_layer("augment"), *core.layers]):
+        if hasattr(layer, "seed_generator"):
+            key = int(draw(seed, "layers", fold, number).integers(2**31))
+            layer.seed_generator.state.assign([key, step])  # a step draws once and moves the second number by one
+
+
+def reconstruction_error(labels, pair):
+    """Mean squared error per picture of a (batch, 2, ...) pair, in squares of [0, 1]."""
+    return ops.mean(ops.square(pair[:, 0] - pair[:, 1]), axis=(1, 2, 3))
+
+
+def psnr(labels, pair):
+    """Peak signal-to-noise ratio per picture of a (batch, 2, ...) pair, in dB; peak 1."""
+    error = ops.maximum(reconstruction_error(labels, pair), 1e-10)
+    return -10 * ops.log10(error)
+
+
+# --- Training -------------------------------------------------------------------------------------------------------
+
+
+class Progress(keras.callbacks.Callback):
+    """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
+
+    def __init__(self, epochs, steps, batch_size):
+        super().__init__()
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.live = sys.stdout.isatty()
+        self.first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+        self.began = self.looked = time.perf_counter()
+        self.trained = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        if now - self.looked > 1:  # reading the loss makes a GPU wait, so not at every step
+            self.looked = now
+            self.require_finite(float(logs["loss"]))
+            if self.live:
+                rate = (batch + 1) * self.batch_size / (now - self.began)
+                line = f"epoch {self.epoch}/{self.epochs}  step {batch + 1}/{self.steps}  loss {float(logs['loss']):.4f}"
+                print(f"\r{line}  {rate:,.0f} images/s\033[K", end="", flush=True)
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.require_finite(logs["loss"])
+        self.require_finite(logs["val_loss"])
+        seconds = time.perf_counter() - self.began
+        logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["seconds"] = seconds
+        logs["images_per_second"] = self.steps * self.batch_size / (self.trained - self.began)
+        score = "accuracy" if "accuracy" in logs else "psnr"
+        form = ".4f" if score == "accuracy" else ".2f"
+        if self.live:
+            print("\r\033[K", end="")
+        print(
+            f"epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
+            f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
+            f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
+            flush=True,
+        )
+        left = self.epochs - self.epoch
+        if self.first and left:
+            print(f"at most {duration(left * seconds)} more ({left} epochs; early stopping may end it sooner)", flush=True)
+        self.first = False
+
+    def require_finite(self, loss):
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"the loss became {loss} in epoch {self.epoch}; "
+                f"try a smaller LR than {float(ops.convert_to_numpy(self.model.optimizer.learning_rate)):g}"
+            )
+
+
+def duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class KeepState(keras.callbacks.Callback):
+    """Keeps the best weights, and commits after each epoch all that an exact continuation needs.
+
+    The counters of early stopping and of the learning-rate schedule follow from the history, so a continued run replays
+    the history through those callbacks instead of saving what is inside them.
+    """
+
+    def __init__(self, path, core, settings, replayed, stopping, epochs):
+        super().__init__()
+        self.path, self.core, self.settings = path, core, settings
+        self.replayed, self.stopping, self.epochs = replayed, stopping, epochs
+        self.history, self.best, self.finished = [], None, False
+
+    def restore(self):
+        """Take up a state from disk, if there is one; returns the number of epochs it had finished."""
+        if not self.path.exists():
+            return 0
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                note = json.loads(file["note"].tobytes())
+                groups = [[file[f"{group}{i}"] for i in range(note[group])] for group in ("weights", "best", "optimizer")]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{self.path} is damaged ({error}); FORCE=1 starts this training again") from None
+        require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
+        weights, self.best, optimizer = groups
+        self.core.set_weights(weights)
+        for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+            variable.assign(value)
+        self.history, self.finished = note["history"], note["finished"]
+        if note["machine"] != machine():
+            print(f"continuing a training of another machine ({note['machine']}): not bit-identical to one run through")
+        return len(self.history)
+
+    def on_train_begin(self, logs=None):
+        for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
+            for epoch, past in enumerate(self.history):
+                callback.on_epoch_end(epoch, dict(past))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({key: float(value) for key, value in logs.items()})
+        weights = self.core.get_weights()
+        if self.stopping.best_epoch == epoch:
+            self.best = weights
+        self.finished = bool(self.model.stop_training) or epoch + 1 == self.epochs
+        optimizer = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
+        groups = {"weights": weights, "best": self.best, "optimizer": optimizer}
+        note = {
+            "settings": self.settings,
+            "history": self.history,
+            "finished": self.finished,
+            "machine": machine(),
+            **{group: len(arrays) for group, arrays in groups.items()},
+        }
+        arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
+        arrays["note"] = np.frombuffer(json.dumps(note).encode(), np.uint8)
+        commit(self.path, lambda file: np.savez(file, **arrays))
+
+
+def best_epoch(history):
+    """Index of the epoch with the lowest validation loss, the first of equals."""
+    return int(np.argmin([logs["val_loss"] for logs in history]))
+
+
+def resolve_settings(args, recipe, fold, **more):
+    """Everything that the result follows from, as it goes into the record."""
+    chosen = {
+        name: getattr(recipe, name) if getattr(args, name) is None else getattr(args, name)
+        for name in ("epochs", "batch_size", "learning_rate", "patience")
+    }
+    data = {key: fold.record[key] for key in ("reduced", "sha256", "kept_sha256", "train_sha256")}
+    return {"seed": args.seed, "keep": args.keep, "val": args.val, **chosen, "precision": args.precision, **data, **more}
+
+
+def train(model_name, run, fold, args, target=None, take=None, **settings):
+    """Train a model of RECIPES on `fold`, going on from a state if there is one; write its checkpoint and record.
+
+    `settings` are what the result follows from besides the options that every training has. `take(model)` may put
+    weights of another model into the new one and freeze layers; what it returns goes into the record. Does nothing
+    where the run is finished with the same settings.
+    """
+    recipe = RECIPES[model_name]
+    settings = resolve_settings(args, recipe, fold, **settings)
+    if run.already_finished(settings, args.force):
+        return
+    number = run.fold or 1
+    device, _ = set_up_device()
+    precision, reason = resolve_precision(args.precision)
+    keras.utils.set_random_seed(int(draw(args.seed, "weights", number).integers(2**32)))
+    model = finished_model(recipe, len(fold.class_names), run.name)
+    notes = take(model) if take else {}
+    parameters = model.count_params()
+    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    print(f"model: {run.title}, {parameters:,} parameters, {trainable:,} trainable")
+    print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {keras.backend.backend()}", flush=True)
+
+    training, core = training_model(model, recipe.ranges if settings.get("augment", True) else Ranges(), precision, target)
+    training.compile(
+        optimizer=keras.optimizers.get(
+            {"class_name": recipe.optimizer, "config": {"learning_rate": settings["learning_rate"]}}
+        ),
+        loss=reconstruction_error if target else "sparse_categorical_crossentropy",
+        metrics=[psnr] if target else ["accuracy"],
+    )
+    training.optimizer.build(training.trainable_variables)
+
+    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=settings["patience"])
+    replayed = [stopping]
+    if recipe.reduce_lr:
+        replayed.append(
+            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
+        )
+    state = KeepState(run.state, core, settings, replayed, stopping, settings["epochs"])
+    state.set_model(training)
+    done = state.restore()
+    if done:
+        print(f"going on after epoch {done} of {run.state}")
+
+    batches = BalancedBatches(
+        fold.x_train, fold.y_train, settings["batch_size"], settings["seed"], number, recipe.balanced
+    )
+    steps = batches.steps_per_epoch
+    batches.first_step = done * steps
+    seed_layers(training, core, settings["seed"], number, done * steps)
+    if not state.finished:
+        training.fit(
+            batches,
+            steps_per_epoch=steps,
+            epochs=settings["epochs"],
+            initial_epoch=done,
+            validation_data=(fold.x_val, fold.y_val),
+            validation_batch_size=500,
+            callbacks=[Progress(settings["epochs"], steps, settings["batch_size"]), *replayed, state],
+            shuffle=False,  # the batches are drawn already
+            verbose=0,
+        )
+
+    core.set_weights(state.best)
+    copy_weights(model, core)
+    history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
+    best = best_epoch(state.history)
+    record = {
+        "run": run.name,
+        "fold": run.fold,
+        "settings": settings,
+        "data": fold.record,
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        **notes,
+        "history": history,
+        "best_epoch": best + 1,
+        "seconds": sum(history["seconds"]),
+        "images_per_second": float(np.median(history["images_per_second"])),
+        "device": device,
+        "precision": precision,
+        "precision_reason": reason,
+        "machine": machine(),
+        "versions": versions(),
+        "commit": current_commit(),
+    }
+    score = "val_psnr" if target else "val_accuracy"
+    run.finish(model, record)
+    print(
+        f"{run.checkpoint}: best epoch {best + 1} of {len(state.history)}, val_loss {history['val_loss'][best]:.4f}, "
+        f"{score} {history[score][best]:.4f}, {duration(record['seconds'])}"
+    )
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+
+def commit(path, write):
+    """Write a file so that it is there whole or not at all: `write(file)` to a neighbour, to the disk, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.part")
+    try:
+        with open(neighbour, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(neighbour, path)
+    except OSError as error:
+        neighbour.unlink(missing_ok=True)
+        raise RunFailed(f"{path} could not be written ({error.strerror or error}); make room and repeat") from None
+
+
+def commit_json(path, content):
+    commit(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+
+
+def file_sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def machine():
+    """What two runs must share to be equal bit for bit."""
+    device, _ = set_up_device()
+    return f"{platform.machine()} {device}, {keras.backend.backend()} {metadata.version(keras.backend.backend())}"
+
+
+def versions():
+    packages = ("keras", keras.backend.backend(), "numpy", "scikit-learn", "scikit-image")
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
+
+
+def current_commit():
+    """The commit of this code, with '+' where the working tree differs; None outside a repository."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
+def require_same_settings(found, wanted, what):
+    """Raise InputError naming the first settings that differ between a run that is there and the one asked for."""
+    differing = [
+        f"{key} {str(found.get(key)):.12} there, {str(wanted.get(key)):.12} now"
+        for key in [*wanted, *(found.keys() - wanted.keys())]
+        if found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"{what} has other settings ({'; '.join(differing)}): repeat with its own, choose NAME=… to keep both, "
+            "or FORCE=1 to replace it"
+        )
+
+
+@dataclasses.dataclass
+class Run:
+    """The files of one run: `checkpoints/<name>[_fold<k>].keras`, its record and its state."""
+
+    name: str
+    fold: int | None = None
+
+    @property
+    def title(self):
+        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
+
+    def path(self, suffix):
+        return CHECKPOINTS / f"{self.name}{'' if self.fold is None else f'_fold{self.fold}'}{suffix}"
+
+    @property
+    def checkpoint(self):
+        return self.path(".keras")
+
+    @property
+    def state(self):
+        return self.path(".state")
+
+    def read_record(self):
+        """The record of a finished run. Raises InputError where record or checkpoint are damaged or do not match."""
+        try:
+            record = json.loads(self.path(".json").read_text())
+            damaged = record["checkpoint_sha256"] != file_sha256(self.checkpoint)
+        except (OSError, ValueError, KeyError, TypeError):
+            damaged = True
+        if damaged:
+            raise InputError(
+                f"{self.checkpoint} and its record {self.path('.json').name} do not belong together, or one is damaged: "
+                "train it again with FORCE=1"
+            )
+        return record
+
+    def load_model(self):
+        try:
+            return keras.saving.load_model(self.checkpoint, compile=False)
+        except Exception as error:  # Keras raises whatever its parts raise
+            raise InputError(f"{self.checkpoint} cannot be opened ({str(error).splitlines()[0]})") from None
+
+    def already_finished(self, settings, force):
+        """True where this run is there with these settings. Raises InputError where it is there with others."""
+        if force:
+            for suffix in (".keras", ".json", ".state"):
+                self.path(suffix).unlink(missing_ok=True)
+        if not self.checkpoint.exists():
+            return False
+        require_same_settings(self.read_record()["settings"], settings, f"the finished {self.checkpoint}")
+        print(f"{self.checkpoint} is finished already, with these settings; FORCE=1 trains it again")
+        return True
+
+    @contextlib.contextmanager
+    def lock(self, wait=False):
+        """Hold this run alone, until the block or the process ends. A second process is refused, or waits."""
+        import fcntl
+
+        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+        path = self.path(".lock")
+        with open(path.with_name(f".{path.name}"), "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read().strip() or "unknown"
+                if not wait:
+                    raise InputError(f"{self.title} is being trained by process {owner}; wait for it") from None
+                print(f"{self.title} is being trained by process {owner}; waiting for it", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def finish(self, model, record):
+        """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""
+        part = self.checkpoint.with_name(f".{self.checkpoint.stem}.part.keras")
+        try:
+            model.save(part)
+        except OSError as error:
+            raise RunFailed(f"{self.checkpoint} could not be written ({error.strerror or error})") from None
+        commit_json(self.path(".json"), {**record, "checkpoint_sha256": file_sha256(part)})
+        os.replace(part, self.checkpoint)
+        self.state.unlink(missing_ok=True)
+
+
+def find_autoencoder(args, fold):
+    """The finished autoencoder for these images, as (run, record): the one of this NAME, else the unnamed; else None.
+
+    It may have been trained with any settings of its own, but on the same kept images.
+    """
+    for name in dict.fromkeys((args.name, None)):
+        run = Run(run_name("autoencoder", fold.prefix, args.noaug, args.target, name))
+        if run.checkpoint.exists():
+            record = run.read_record()
+            if all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256")):
+                return run, record
+    return None

@@ -1,0 +1,228 @@
+"""The command line that the scripts share: options, run names, messages, exit status.
+
+Standard library only, so that `--help` and every refused option answer at once, without loading TensorFlow.
+`python options.py` prints the table of knobs that `make help` shows.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+CHECKPOINTS = Path("checkpoints")
+IMAGES = Path("imgs")
+
+MODELS = ("cnn", "autoencoder", "autoencoder_cls", "mod_autoencoder_cls")
+
+
+class InputError(Exception):
+    """Arguments or input that cannot be used; its text is one sentence that says what to do (exit status 2)."""
+
+
+class RunFailed(Exception):
+    """A run that started and could not finish (exit status 1)."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; a BaseException, like KeyboardInterrupt, so that no handler of errors swallows it."""
+
+
+def number(kind, low, high=math.inf, open_low=False, open_high=False):
+    """A parser of `kind` (int or float) values in [low, high]; `open_*` leaves that end out."""
+    noun = "a whole number" if kind is int else "a number"
+    bounds = f"{'more than' if open_low else 'at least'} {low}"
+    if high < math.inf:
+        bounds += f" and {'less than' if open_high else 'at most'} {high}"
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
+        if not inside or not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}, {bounds}")
+        return value
+
+    return parse
+
+
+def run_suffix(text):
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits and '-' only, 40 at most")
+    return text
+
+
+def class_list(text):
+    """'bird,deer,truck' or '2,4,9' -> a list of words; 'none' -> []. The data decides which of them exist."""
+    words = [word.strip() for word in text.split(",")]
+    if words == ["none"]:
+        return []
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as bird,deer,truck or 2,4,9, or none")
+    return words
+
+
+# Option -> (make's knob, what argparse needs). `make help` and every `--help` print these words.
+OPTIONS = {
+    "model": ("MODEL", {"choices": MODELS, "required": True, "help": "the model to evaluate: " + ", ".join(MODELS)}),
+    "modified": (
+        None,
+        {"action": "store_true", "help": "freeze the whole encoder and classify with dense layers only"},
+    ),
+    "data": ("DATA", {"metavar": "FILE", "help": "a .npz of pictures, or digits; unset: CIFAR-10, downloaded once"}),
+    "keep": (
+        "KEEP",
+        {"type": number(int, 2), "metavar": "N", "help": "images kept of each reduced class (default: half of them)"},
+    ),
+    "reduced": (
+        "REDUCED",
+        {
+            "type": class_list,
+            "metavar": "CLASSES",
+            "default": "2,4,9",
+            "help": "classes to reduce, names or numbers, or none (default: 2,4,9; in CIFAR-10 bird,deer,truck)",
+        },
+    ),
+    "val": (
+        "VAL",
+        {
+            "type": number(float, 0, 1, open_low=True, open_high=True),
+            "metavar": "SHARE",
+            "default": 0.15,
+            "help": "share of the images held out for validation (default: 0.15)",
+        },
+    ),
+    "fold": ("FOLDS", {"type": number(int, 1, 1000), "metavar": "K", "default": 1, "help": "fold (default: 1)"}),
+    "seed": (
+        "SEED",
+        {"type": number(int, 0, 2**32 - 1), "metavar": "N", "default": 0, "help": "seed of every draw (default: 0)"},
+    ),
+    "noaug": (
+        "NOAUG",
+        {"action": "store_true", "help": "the autoencoder is (for a classifier: was) trained without augmentation"},
+    ),
+    "target": (
+        "TARGET",
+        {
+            "choices": ("augmented", "original"),
+            "default": "augmented",
+            "help": "what the autoencoder reconstructs: the picture it sees (default: augmented), or the original",
+        },
+    ),
+    "epochs": (
+        "EPOCHS",
+        {"type": number(int, 1), "metavar": "N", "help": "epochs at most (default: 100)"},
+    ),
+    "batch-size": (
+        "BATCH",
+        {"type": number(int, 1), "metavar": "N", "help": "images a batch (default: 128)"},
+    ),
+    "learning-rate": (
+        "LR",
+        {"type": number(float, 0), "metavar": "RATE", "help": "learning rate at the start (default: 0.001)"},
+    ),
+    "patience": (
+        "PATIENCE",
+        {
+            "type": number(int, 1),
+            "metavar": "N",
+            "help": "epochs without a better validation loss before training stops (default: 15)",
+        },
+    ),
+    "precision": (
+        "PRECISION",
+        {
+            "choices": ("auto", "float32", "mixed_bfloat16"),
+            "default": "auto",
+            "help": "auto (default: mixed_bfloat16 where the hardware has it), float32 or mixed_bfloat16",
+        },
+    ),
+    "name": (
+        "NAME",
+        {"type": run_suffix, "help": "a suffix of the run's name, to keep runs side by side"},
+    ),
+    "force": ("FORCE", {"action": "store_true", "help": "train again, and replace what is there"}),
+    "if-missing": (None, {"action": "store_true", "help": "do nothing where this autoencoder exists already"}),
+    "model-path": (None, {"metavar": "FILE", "help": "evaluate this .keras file instead of the run's own"}),
+}
+DATA_OPTIONS = ("data", "keep", "reduced", "val", "seed")
+TRAINING_OPTIONS = ("epochs", "batch-size", "learning-rate", "patience", "precision", "name", "force")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}; {self.prog} --help lists the options")
+
+
+def parse(description, names, argv=None):
+    """Parse `argv` (default: the process's own) by the OPTIONS called `names`. Raises InputError."""
+    parser = Parser(
+        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in names:
+        parser.add_argument(f"--{name}", **OPTIONS[name][1])
+    args = parser.parse_args(argv)
+    if getattr(args, "noaug", False) and args.target == "original":
+        raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
+    return args
+
+
+def data_prefix(source):
+    """Prefix of a run's name for a data source: '' for CIFAR-10 (unset), else the word or the file's stem."""
+    if source is None:
+        return ""
+    return re.sub(r"[^A-Za-z0-9]+", "-", Path(source).stem).strip("-").lower()[:40] or "data"
+
+
+def run_name(model, prefix="", noaug=False, target="augmented", name=None):
+    """`[data_]model[_noaug][_original][_NAME]`, the name of a run in files, titles and messages."""
+    parts = [prefix, model, noaug and "noaug", target == "original" and "original", name]
+    return "_".join(part for part in parts if part)
+
+
+@contextlib.contextmanager
+def terminate_politely():
+    """While inside, SIGTERM raises Terminated, so that whatever is being written is left whole."""
+
+    def handler(signum, frame):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(main):
+    """Call `main()` and leave the process with the exit status of the README; errors are one line on stderr."""
+    script = os.path.basename(sys.argv[0])
+    try:
+        with terminate_politely():
+            main()
+        status = 0
+    except InputError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        status = 2
+    except RunFailed as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print(f"\n{script}: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        status = 130
+    except Terminated:
+        print(f"\n{script}: terminated; the same command goes on from the last finished epoch", file=sys.stderr)
+        status = 143
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    for knob, keywords in OPTIONS.values():
+        if knob:
+            text = keywords["help"] if knob != "FOLDS" else "folds to train (default: 1 2 3 4 5)"
+            print(f"  {knob:<10} {text}")
