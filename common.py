@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,7 +95,7 @@ def load_data(source=None, part="train"):
         images, labels, names, prefix = *load_digits(part), tuple("0123456789"), "digits"
     else:
         images, labels, names, prefix = load_npz(source, part)
-    return Images(images, labels, names, source or "cifar10", prefix)
+    return Images(images, labels, names, Path(source or "cifar10").name, prefix)
 
 
 def load_cifar10(part):
@@ -915,19 +916,32 @@ def require_same_settings(found, wanted, what):
         )
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Run:
     """The files of one run: `checkpoints/<name>[_fold<k>].keras`, its record and its state."""
 
     name: str
     fold: int | None = None
+    folder: Path = CHECKPOINTS
+
+    @classmethod
+    def at(cls, checkpoint):
+        """The run whose finished file is `checkpoint`, wherever that is."""
+        match = re.fullmatch(r"(.+?)(?:_fold(\d+))?\.keras", Path(checkpoint).name)
+        if not match or not Path(checkpoint).is_file():
+            raise InputError(f"there is no finished model {str(checkpoint)!r}; give the path of a .keras file")
+        return cls(match[1], match[2] and int(match[2]), Path(checkpoint).parent)
+
+    @property
+    def stem(self):
+        return self.name if self.fold is None else f"{self.name}_fold{self.fold}"
 
     @property
     def title(self):
-        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
+        return self.stem.replace("_fold", " fold ")
 
     def path(self, suffix):
-        return CHECKPOINTS / f"{self.name}{'' if self.fold is None else f'_fold{self.fold}'}{suffix}"
+        return self.folder / f"{self.stem}{suffix}"
 
     @property
     def checkpoint(self):
@@ -973,7 +987,7 @@ class Run:
         """Hold this run alone, until the block or the process ends. A second process is refused, or waits."""
         import fcntl
 
-        CHECKPOINTS.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(".lock")
         with open(path.with_name(f".{path.name}"), "a+") as file:
             try:

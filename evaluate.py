@@ -1,0 +1,330 @@
+"""Evaluate a model's finished trainings on the test set; this script alone reads it.
+
+Writes imgs/<run>_report.txt and .json over every finished fold, and the run's plots; test-set probabilities go beside the
+checkpoints. Trains nothing.
+"""
+
+import json
+import re
+
+import numpy as np
+
+import options
+from options import IMAGES, InputError
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+
+
+def main(argv=None):
+    args = options.parse(__doc__, ["model", "data", "noaug", "target", "name", "batch-size", "model-path"], argv)
+
+    import common  # after the options, so that --help and refusals do not wait for TensorFlow
+
+    train, test = common.load_data(args.data, "train"), common.load_data(args.data, "test")
+    if args.model_path:
+        trainings = [common.Run.at(args.model_path)]
+        name = trainings[0].stem
+    else:
+        name = options.run_name(args.model, test.prefix, args.noaug, args.target, args.name)
+        trainings = finished_trainings(name, args)
+    print(f"{name}: {len(trainings)} finished training{'s'[: len(trainings) > 1]}, {len(test.images):,} test images")
+
+    records = {}
+    for run in trainings:
+        records[run] = run.read_record() if run.path(".json").exists() or not args.model_path else None
+        if records[run] and records[run]["data"]["sha256"] != train.sha256:
+            raise InputError(
+                f"{run.checkpoint} was trained on other pictures ({records[run]['data']['source']}) than DATA gives now: "
+                "give the DATA of its training"
+            )
+    common.set_up_device()
+    evaluate = evaluate_autoencoder if args.model == "autoencoder" else evaluate_classifier
+    evaluate(name, records, test, args.batch_size or 500)
+    if not args.model_path:
+        plot_distribution(records[trainings[0]]["data"], options.run_name("distribution", test.prefix, name=args.name))
+
+
+def finished_trainings(name, args):
+    """The finished trainings of a run, all folds. Raises InputError, with the command to run, where there is none."""
+    import common
+
+    pattern = re.compile(re.escape(name) + r"(?:_fold(\d+))?\.keras")
+    matches = filter(None, (pattern.fullmatch(path.name) for path in options.CHECKPOINTS.glob("*.keras")))
+    folds = [match[1] and int(match[1]) for match in matches]
+    if not folds:
+        knobs = {"DATA": args.data, "NOAUG": args.noaug and 1, "NAME": args.name}
+        knobs["TARGET"] = args.target if args.target == "original" else None
+        target = args.model.replace("autoencoder", "ae")
+        command = " ".join([f"make {target}", *(f"{knob}={value}" for knob, value in knobs.items() if value)])
+        raise InputError(f"there is no finished training of {name} in {options.CHECKPOINTS}: run `{command}`")
+    return [common.Run(name, fold) for fold in sorted(folds, key=lambda fold: fold or 0)]
+
+
+def predict(run, images, batch_size, shape):
+    """The finished model and its output, (n, *shape) float32. Raises InputError where it gives another shape."""
+    model = run.load_model()
+    if model.output_shape[1:] != shape:
+        raise InputError(
+            f"{run.checkpoint} gives {model.output_shape[1:]} for an image where {shape} is expected; choose its MODEL"
+        )
+    return model, model.predict(images, batch_size=batch_size, verbose=0)
+
+
+# --- Classifiers ----------------------------------------------------------------------------------------------------
+
+
+def evaluate_classifier(name, records, test, batch_size):
+    """Report, confusion matrices, curves and example predictions of every fold; mean and spread over folds."""
+    import common
+
+    folds, text = {}, []
+    for run, record in records.items():
+        model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
+        fold, report = classifier_figures(test, probabilities)
+        folds[run.fold or 1] = {**fold, "record": record}
+        text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
+        arrays = {"probabilities": probabilities, "labels": test.labels, "test_sha256": test.sha256}
+        common.commit(run.path("_predictions.npz"), lambda file, arrays=arrays: np.savez(file, **arrays))
+        plot_confusion(run, fold, test.class_names)
+        if record:
+            plot_curve(run, record, "accuracy", "accuracy")
+            plot_curve(run, record, "loss", "loss (cross-entropy)")
+        if len(folds) == 1:
+            plot_predictions(name, test, probabilities)
+            write_architecture(name, model)
+
+    record = next(iter(records.values()))
+    names = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+    rows = {title: [fold[key] for fold in folds.values()] for key, title in names.items()}
+    for number in record["data"]["reduced"] if record else []:
+        reduced = test.class_names[number]
+        rows[f"recall {reduced}"] = [fold["recall"][reduced] for fold in folds.values()]
+    summary = {title: spread(values) for title, values in rows.items()}
+    text.append(
+        f"{name}: mean ± standard deviation over {len(folds)} fold{'s'[: len(folds) > 1]}, "
+        f"{len(test.images):,} test images of {test.source}\n"
+        + "\n".join(f"{title:<20} {show(value, 4)}" for title, value in summary.items())
+    )
+    write_report(name, test, "\n".join(text), folds, summary)
+
+
+def classifier_figures(test, probabilities):
+    """(accuracy, loss, macro F1, recall of each class and confusion matrix; scikit-learn's report as text)."""
+    from sklearn import metrics
+
+    classes = np.arange(len(test.class_names))
+    predicted, exact = probabilities.argmax(axis=1), probabilities.astype(np.float64)
+    report = metrics.classification_report(
+        test.labels, predicted, labels=classes, target_names=test.class_names, output_dict=True, zero_division=0
+    )
+    figures = {
+        "accuracy": metrics.accuracy_score(test.labels, predicted),
+        "loss": metrics.log_loss(test.labels, exact / exact.sum(axis=1, keepdims=True), labels=classes),
+        "macro_f1": report["macro avg"]["f1-score"],
+        "recall": {name: report[name]["recall"] for name in test.class_names},
+        "confusion": metrics.confusion_matrix(test.labels, predicted, labels=classes).tolist(),
+    }
+    return figures, metrics.classification_report(
+        test.labels, predicted, labels=classes, target_names=test.class_names, zero_division=0
+    )
+
+
+# --- The autoencoder ------------------------------------------------------------------------------------------------
+
+
+def image_quality(pairs):
+    """PSNR in dB, SSIM with data_range 1 and with 2, of each (original, reconstruction) pair in [0, 1]: (n, 3)."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    return [
+        (
+            peak_signal_noise_ratio(original, copy, data_range=1),
+            structural_similarity(original, copy, data_range=1, channel_axis=-1),
+            structural_similarity(original, copy, data_range=2, channel_axis=-1),
+        )
+        for original, copy in pairs
+    ]
+
+
+def evaluate_autoencoder(name, records, test, batch_size):
+    """PSNR and SSIM over all test images, curves, and originals over their reconstructions."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    import common
+
+    (run, record), *_ = records.items()
+    model, copies = predict(run, test.images, batch_size, common.IMAGE_SHAPE)
+    originals = test.images.astype(np.float32) / 255
+    parts = np.array_split(np.stack([originals, copies], axis=1), common.usable_cores())
+    with ProcessPoolExecutor(len(parts), get_context("spawn")) as pool:  # TensorFlow's threads do not survive a fork
+        quality = np.concatenate(list(pool.map(image_quality, parts)))
+    titles = ("PSNR (dB)", "SSIM", "SSIM with the reference's data_range=2")
+    summary = {title: spread(values) for title, values in zip(titles, quality.T, strict=True)}
+    text = (
+        f"{name}: mean ± standard deviation over the {len(quality):,} test images of {test.source}\n"
+        + "\n".join(f"{title:<40} {show(value, 3)}" for title, value in summary.items())
+    )
+    if record:
+        plot_curve(run, record, "loss", "loss (mean squared error)")
+        plot_curve(run, record, "psnr", "PSNR (dB)")
+    plot_reconstructions(name, originals, copies, quality)
+    write_architecture(name, model)
+    write_report(name, test, text, {1: {"record": record}}, summary)
+
+
+# --- Reports --------------------------------------------------------------------------------------------------------
+
+
+def spread(values):
+    """Mean and, of two values and more, sample standard deviation."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def show(value, digits):
+    return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
+
+
+def write_report(name, test, text, folds, summary):
+    """Print the report and write it, and its figures as JSON with the record of each training."""
+    import common
+
+    path = IMAGES / f"{name}_report.json"
+    checkpoints = [fold["record"] and fold["record"]["checkpoint_sha256"] for fold in folds.values()]
+    if path.exists():
+        before = json.loads(path.read_text())["folds"].values()
+        if [fold["record"] and fold["record"]["checkpoint_sha256"] for fold in before] != checkpoints:
+            print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
+    data = {"source": test.source, "test_images": len(test.images), "test_sha256": test.sha256}
+    common.commit(path.with_suffix(".txt"), lambda file: file.write(f"{text}\n".encode()))
+    common.commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds})
+    print(f"{text}\n{path.with_suffix('.txt')}, .json and the plots {IMAGES / name}_*.png are written")
+
+
+def write_architecture(name, model):
+    import common
+
+    lines = []
+    model.summary(line_length=100, print_fn=lines.append, show_trainable=True)
+    common.commit(IMAGES / f"{name}_architecture.txt", lambda file: file.write("\n".join([*lines, ""]).encode()))
+
+
+# --- Plots ----------------------------------------------------------------------------------------------------------
+
+
+def new_figure(rows=1, columns=1, size=(7, 4)):
+    """A figure that opens no window; size in inches, 120 dots each: about the width of a README's column."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def save(figure, filename):
+    import common
+
+    common.commit(IMAGES / filename, lambda file: figure.savefig(file, format="png"))
+
+
+def plot_curve(run, record, key, label):
+    """Training and validation curves of one figure; the epoch that was kept is marked."""
+    figure, axes = new_figure()
+    history, best = record["history"], record["best_epoch"]
+    epochs = np.arange(1, len(history[key]) + 1)
+    seen = "augmentation and dropout" if record["settings"].get("augment", True) else "dropout"
+    marker = "o" if len(epochs) < 20 else None
+    axes.plot(epochs, history[key], color=BLUE, marker=marker, markersize=4, label=f"training (with {seen})")
+    axes.plot(epochs, history[f"val_{key}"], color=ORANGE, marker=marker, markersize=4, label="validation")
+    axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
+    axes.set(xlabel="epoch", ylabel=label, title=run.title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    save(figure, f"{run.stem}_{key}.png")
+
+
+def plot_confusion(run, fold, class_names):
+    """Confusion matrix in shares of each true class: the diagonal is recall."""
+    counts = np.array(fold["confusion"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = new_figure(size=(7, 6.2))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*shares.shape):
+        value = shares[row, column]
+        if value >= 0.005:
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=9,
+                color="white" if value > 0.5 else "black", weight="bold" if row == column else "normal",
+            )  # fmt: skip
+    ticks = np.arange(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, class_names)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{run.title}: accuracy {fold['accuracy']:.3f}")
+    figure.colorbar(image, ax=axes, label="share of the true class (diagonal: recall)", shrink=0.9)
+    save(figure, f"{run.stem}_heatmap.png")
+
+
+def plot_predictions(name, test, probabilities):
+    """Example test images with predicted class and probability: the surest right, the least sure, the surest wrong."""
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right = predicted == test.labels
+    columns = 8
+    order = np.argsort(-sure, kind="stable")
+    groups = {
+        "sure and right": order[right[order]][:columns],
+        "unsure": order[::-1][:columns],
+        "sure and wrong": order[~right[order]][:columns],
+    }
+    figure, axes = new_figure(len(groups), columns, size=(9, 5.2))
+    for row, (title, members) in zip(axes, groups.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        for axis, index in zip(row, members, strict=False):
+            axis.imshow(test.images[index])
+            said = f"{test.class_names[predicted[index]]} {sure[index]:.2f}"
+            truth = "" if right[index] else f"\nis {test.class_names[test.labels[index]]}"
+            axis.set_title(said + truth, fontsize=8, color="black" if right[index] else ORANGE)
+        row[0].text(
+            -0.15, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10
+        )
+    figure.suptitle(f"{name}: predicted class and its probability, on test images", fontsize=11)
+    save(figure, f"{name}_predictions.png")
+
+
+def plot_reconstructions(name, originals, copies, quality):
+    """Originals over their reconstructions: twelve test images from the worst PSNR to the best, evenly spaced."""
+    order = np.argsort(quality[:, 0])
+    chosen = order[np.linspace(0, len(order) - 1, 12).round().astype(int)]
+    figure, axes = new_figure(2, len(chosen), size=(9, 2.2))
+    for column, index in enumerate(chosen):
+        for row, image in enumerate((originals[index], copies[index])):
+            axes[row, column].imshow(np.clip(image, 0, 1))
+            axes[row, column].axis("off")
+        axes[1, column].text(
+            0.5, -0.08, f"{quality[index, 0]:.1f} dB", transform=axes[1, column].transAxes, ha="center", va="top", fontsize=8
+        )
+    figure.suptitle(f"{name}: test images over their reconstructions, from the worst PSNR to the best", fontsize=10)
+    save(figure, f"{name}_reconstructions.png")
+
+
+def plot_distribution(data, name):
+    """Images of each class in the training and validation sets of a fold."""
+    figure, axes = new_figure(size=(7, 3.6))
+    train, val = np.array(data["train_counts"]), np.array(data["val_counts"])
+    positions = np.arange(len(train))
+    bars = axes.bar(positions, train, color=BLUE, label=f"training ({train.sum():,})")
+    axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
+    bars = axes.bar(positions, val, bottom=train, color=ORANGE, label=f"validation ({val.sum():,})")
+    axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
+    axes.set_xticks(positions, data["class_names"], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set(xlabel="class", ylabel="images", title=f"Images of each class in a fold ({data['source']})")
+    axes.set_ylim(top=1.2 * (train + val).max())
+    axes.legend(frameon=False, ncols=2, loc="upper right")
+    save(figure, f"{name}.png")
+
+
+if __name__ == "__main__":
+    options.run(main)
