@@ -32,7 +32,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU
 
 @contextlib.contextmanager
 def silent_stderr():
-    """Hide what TensorFlow's C++ prints while it loads, before its own log level counts; show it where loading fails."""
+    """Hide what TensorFlow prints while it loads, before its log level counts; show it where loading fails."""
     with tempfile.TemporaryFile() as notes:
         stderr = os.dup(2)
         os.dup2(notes.fileno(), 2)
@@ -100,13 +100,13 @@ def load_data(source=None, part="train"):
 
 def load_cifar10(part):
     """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it."""
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     try:
         train, test = keras.datasets.cifar10.load_data()
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise InputError(
-            f"CIFAR-10 is not in {home / 'datasets'} and could not be downloaded ({str(error).splitlines()[0]}): connect "
-            f"and repeat, or save cifar-10-python.tar.gz as {home / 'datasets' / 'cifar-10-batches-py-target_archive'}, "
+            f"CIFAR-10 is not in {home} and cannot be downloaded ({str(error).splitlines()[0]}): connect and repeat, "
+            f"or save cifar-10-python.tar.gz as {home / 'cifar-10-batches-py-target_archive'}, "
             "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
         ) from None
     images, labels = train if part == "train" else test
@@ -122,7 +122,7 @@ def load_digits(part):
     digits = load_digits()
     rows = train_test_split(np.arange(len(digits.target)), test_size=0.1, stratify=digits.target, random_state=0)
     rows = np.sort(rows[0] if part == "train" else rows[1])
-    grey = np.stack([resize(digit / 16, IMAGE_SHAPE[:2], order=1) for digit in digits.images[rows]])
+    grey = np.stack([resize(digit / 16, IMAGE_SHAPE[:2], order=1, mode="edge") for digit in digits.images[rows]])
     images = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
     return images, digits.target[rows].astype(np.int64)
 
@@ -192,7 +192,7 @@ def reduce_classes(labels, classes, keep, seed):
         members = np.flatnonzero(labels == number)
         count = len(members) // 2 if keep is None else keep
         if not 2 <= count <= len(members):
-            raise InputError(f"cannot keep {count} images of class {number}: it has {len(members)}; choose another KEEP")
+            raise InputError(f"KEEP={count} cannot be kept of class {number}, which has {len(members)}; change KEEP")
         kept[draw(seed, "keep", number).permutation(members)[count:]] = False
     return np.flatnonzero(kept)
 
@@ -249,9 +249,8 @@ def prepare_fold(args, number=1):
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
         f"fold {number}: {len(train):,} train, {len(val):,} validation"
     )
-    return Fold(
-        data.images[train], data.labels[train], data.images[val], data.labels[val], data.class_names, data.prefix, record
-    )
+    arrays = data.images[train], data.labels[train], data.images[val], data.labels[val]
+    return Fold(*arrays, data.class_names, data.prefix, record)
 
 
 # --- Balanced batches -----------------------------------------------------------------------------------------------
@@ -261,8 +260,8 @@ class BalancedBatches(keras.utils.PyDataset):
     """Endless training batches with equal class counts: ((batch, 32, 32, 3) uint8, (batch,) labels) for each step.
 
     Slot number `step * batch_size + j` of the endless stream belongs to class `slot % classes`, so a batch of 128 holds
-    each of ten classes 12 or 13 times and the extra ones rotate. A class is drawn in permutations: no image comes a third
-    time before every one of its class has come twice. `balanced=False` treats all images as one class: plain shuffling.
+    each of ten classes 12 or 13 times and the extra ones rotate. A class is drawn in permutations: no image comes a
+    third time before every one of its class has come twice. `balanced=False` takes all images as one class: shuffling.
 
     A batch is a pure function of (seed, fold, step), whatever the epoch, the order of calls or the worker.
     """
@@ -464,7 +463,7 @@ def finished_model(recipe, classes, name):
 def take_weights(target, source, last):
     """Copy the weights of `target`'s layers up to the one named `last` from `source`, by name, and freeze those layers.
 
-    Returns the names of the layers whose weights were taken. Raises InputError where one is missing or of another shape.
+    Returns the names of the layers whose weights were taken. Raises InputError where one is missing or misshapen.
     """
     taken = []
     for layer in target.layers:
@@ -646,9 +645,9 @@ class Progress(keras.callbacks.Callback):
             self.looked = now
             self.require_finite(float(logs["loss"]))
             if self.live:
+                place = f"epoch {self.epoch}/{self.epochs}  step {batch + 1}/{self.steps}"
                 rate = (batch + 1) * self.batch_size / (now - self.began)
-                line = f"epoch {self.epoch}/{self.epochs}  step {batch + 1}/{self.steps}  loss {float(logs['loss']):.4f}"
-                print(f"\r{line}  {rate:,.0f} images/s\033[K", end="", flush=True)
+                print(f"\r{place}  loss {float(logs['loss']):.4f}  {rate:,.0f} images/s\033[K", end="", flush=True)
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
@@ -672,7 +671,7 @@ class Progress(keras.callbacks.Callback):
         )
         left = self.epochs - self.epoch
         if self.first and left:
-            print(f"at most {duration(left * seconds)} more ({left} epochs; early stopping may end it sooner)", flush=True)
+            print(f"at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
         self.first = False
 
     def require_finite(self, loss):
@@ -709,7 +708,7 @@ class KeepState(keras.callbacks.Callback):
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 note = json.loads(file["note"].tobytes())
-                groups = [[file[f"{group}{i}"] for i in range(note[group])] for group in ("weights", "best", "optimizer")]
+                groups = [[file[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(f"{self.path} is damaged ({error}); FORCE=1 starts this training again") from None
         require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
@@ -758,8 +757,9 @@ def resolve_settings(args, recipe, fold, **more):
         name: getattr(recipe, name) if getattr(args, name) is None else getattr(args, name)
         for name in ("epochs", "batch_size", "learning_rate", "patience")
     }
+    given = {name: getattr(args, name) for name in ("seed", "keep", "val", "precision")}
     data = {key: fold.record[key] for key in ("reduced", "sha256", "kept_sha256", "train_sha256")}
-    return {"seed": args.seed, "keep": args.keep, "val": args.val, **chosen, "precision": args.precision, **data, **more}
+    return {**given, **chosen, **data, **more}
 
 
 def train(model_name, run, fold, args, target=None, take=None, **settings):
@@ -782,9 +782,11 @@ def train(model_name, run, fold, args, target=None, take=None, **settings):
     parameters = model.count_params()
     trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     print(f"model: {run.title}, {parameters:,} parameters, {trainable:,} trainable")
-    print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {keras.backend.backend()}", flush=True)
+    backend = f"Keras {keras.__version__} on {keras.backend.backend()}"
+    print(f"device: {device}; {precision} ({reason}); {backend}", flush=True)
 
-    training, core = training_model(model, recipe.ranges if settings.get("augment", True) else Ranges(), precision, target)
+    ranges = recipe.ranges if settings.get("augment", True) else Ranges()
+    training, core = training_model(model, ranges, precision, target)
     training.compile(
         optimizer=keras.optimizers.get(
             {"class_name": recipe.optimizer, "config": {"learning_rate": settings["learning_rate"]}}
@@ -897,7 +899,7 @@ def versions():
 def current_commit():
     """The commit of this code, with '+' where the working tree differs; None outside a repository."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     return None
 
@@ -905,7 +907,7 @@ def current_commit():
 def require_same_settings(found, wanted, what):
     """Raise InputError naming the first settings that differ between a run that is there and the one asked for."""
     differing = [
-        f"{key} {str(found.get(key)):.12} there, {str(wanted.get(key)):.12} now"
+        f"{key} {found.get(key)!s:.12} there, {wanted.get(key)!s:.12} now"
         for key in [*wanted, *(found.keys() - wanted.keys())]
         if found.get(key) != wanted.get(key)
     ]
@@ -960,8 +962,8 @@ class Run:
             damaged = True
         if damaged:
             raise InputError(
-                f"{self.checkpoint} and its record {self.path('.json').name} do not belong together, or one is damaged: "
-                "train it again with FORCE=1"
+                f"{self.checkpoint} and its record {self.path('.json').name} do not belong together, or one is "
+                "damaged: train it again with FORCE=1"
             )
         return record
 

@@ -1,7 +1,7 @@
 """Evaluate a model's finished trainings on the test set; this script alone reads it.
 
-Writes imgs/<run>_report.txt and .json over every finished fold, and the run's plots; test-set probabilities go beside the
-checkpoints. Trains nothing.
+Writes imgs/<run>_report.txt and .json over every finished fold, and the run's plots; test-set probabilities go beside
+the checkpoints. Trains nothing.
 """
 
 import json
@@ -35,8 +35,8 @@ def main(argv=None):
         records[run] = run.read_record() if run.path(".json").exists() or not args.model_path else None
         if records[run] and records[run]["data"]["sha256"] != train.sha256:
             raise InputError(
-                f"{run.checkpoint} was trained on other pictures ({records[run]['data']['source']}) than DATA gives now: "
-                "give the DATA of its training"
+                f"{run.checkpoint} was trained on other pictures ({records[run]['data']['source']}) than DATA gives "
+                "now: give the DATA of its training"
             )
     common.set_up_device()
     evaluate = evaluate_autoencoder if args.model == "autoencoder" else evaluate_classifier
@@ -162,9 +162,8 @@ def evaluate_autoencoder(name, records, test, batch_size):
         quality = np.concatenate(list(pool.map(image_quality, parts)))
     titles = ("PSNR (dB)", "SSIM", "SSIM with the reference's data_range=2")
     summary = {title: spread(values) for title, values in zip(titles, quality.T, strict=True)}
-    text = (
-        f"{name}: mean ± standard deviation over the {len(quality):,} test images of {test.source}\n"
-        + "\n".join(f"{title:<40} {show(value, 3)}" for title, value in summary.items())
+    text = f"{name}: mean ± standard deviation over the {len(quality):,} test images of {test.source}\n" + "\n".join(
+        f"{title:<40} {show(value, 3)}" for title, value in summary.items()
     )
     if record:
         plot_curve(run, record, "loss", "loss (mean squared error)")
@@ -229,6 +228,11 @@ def save(figure, filename):
     common.commit(IMAGES / filename, lambda file: figure.savefig(file, format="png"))
 
 
+def name_ticks(axis, names):
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    axis.set_ticks(np.arange(len(names)), names, **slanted)
+
+
 def plot_curve(run, record, key, label):
     """Training and validation curves of one figure; the epoch that was kept is marked."""
     figure, axes = new_figure()
@@ -259,9 +263,8 @@ def plot_confusion(run, fold, class_names):
                 column, row, f"{value:.2f}", ha="center", va="center", fontsize=9,
                 color="white" if value > 0.5 else "black", weight="bold" if row == column else "normal",
             )  # fmt: skip
-    ticks = np.arange(len(class_names))
-    axes.set_xticks(ticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, class_names)
+    name_ticks(axes.xaxis, class_names)
+    axes.set_yticks(np.arange(len(class_names)), class_names)
     axes.set(xlabel="predicted class", ylabel="true class", title=f"{run.title}: accuracy {fold['accuracy']:.3f}")
     figure.colorbar(image, ax=axes, label="share of the true class (diagonal: recall)", shrink=0.9)
     save(figure, f"{run.stem}_heatmap.png")
@@ -284,12 +287,10 @@ def plot_predictions(name, test, probabilities):
             axis.axis("off")
         for axis, index in zip(row, members, strict=False):
             axis.imshow(test.images[index])
-            said = f"{test.class_names[predicted[index]]} {sure[index]:.2f}"
+            said = f"{test.class_names[predicted[index]]} ({sure[index]:.2f})"
             truth = "" if right[index] else f"\nis {test.class_names[test.labels[index]]}"
             axis.set_title(said + truth, fontsize=8, color="black" if right[index] else ORANGE)
-        row[0].text(
-            -0.15, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10
-        )
+        row[0].text(-0.15, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
     figure.suptitle(f"{name}: predicted class and its probability, on test images", fontsize=11)
     save(figure, f"{name}_predictions.png")
 
@@ -303,9 +304,8 @@ def plot_reconstructions(name, originals, copies, quality):
         for row, image in enumerate((originals[index], copies[index])):
             axes[row, column].imshow(np.clip(image, 0, 1))
             axes[row, column].axis("off")
-        axes[1, column].text(
-            0.5, -0.08, f"{quality[index, 0]:.1f} dB", transform=axes[1, column].transAxes, ha="center", va="top", fontsize=8
-        )
+        place = {"transform": axes[1, column].transAxes, "ha": "center", "va": "top"}
+        axes[1, column].text(0.5, -0.08, f"{quality[index, 0]:.1f} dB", fontsize=8, **place)
     figure.suptitle(f"{name}: test images over their reconstructions, from the worst PSNR to the best", fontsize=10)
     save(figure, f"{name}_reconstructions.png")
 
@@ -319,7 +319,7 @@ def plot_distribution(data, name):
     axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
     bars = axes.bar(positions, val, bottom=train, color=ORANGE, label=f"validation ({val.sum():,})")
     axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
-    axes.set_xticks(positions, data["class_names"], rotation=45, ha="right", rotation_mode="anchor")
+    name_ticks(axes.xaxis, data["class_names"])
     axes.set(xlabel="class", ylabel="images", title=f"Images of each class in a fold ({data['source']})")
     axes.set_ylim(top=1.2 * (train + val).max())
     axes.legend(frameon=False, ncols=2, loc="upper right")

@@ -161,9 +161,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse(description, names, argv=None):
     """Parse `argv` (default: the process's own) by the OPTIONS called `names`. Raises InputError."""
-    parser = Parser(
-        description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", **OPTIONS[name][1])
     args = parser.parse_args(argv)
@@ -206,18 +204,12 @@ def run(main):
         with terminate_politely():
             main()
         status = 0
-    except InputError as error:
+    except (InputError, RunFailed) as error:
         print(f"{script}: {error}", file=sys.stderr)
-        status = 2
-    except RunFailed as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        status = 1
-    except KeyboardInterrupt:
-        print(f"\n{script}: stopped; the same command goes on from the last finished epoch", file=sys.stderr)
-        status = 130
-    except Terminated:
-        print(f"\n{script}: terminated; the same command goes on from the last finished epoch", file=sys.stderr)
-        status = 143
+        status = 2 if isinstance(error, InputError) else 1
+    except (KeyboardInterrupt, Terminated) as signal_:
+        word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
+        print(f"\n{script}: {word}; the same command goes on after the last finished epoch", file=sys.stderr)
     sys.exit(status)
 
 

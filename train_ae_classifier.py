@@ -1,8 +1,8 @@
 """Train one fold of a classifier whose input is a pretrained autoencoder's hidden layer.
 
 The encoder's first two blocks (with --modified: the whole encoder) take the autoencoder's weights and are frozen.
-Writes checkpoints/autoencoder_cls_fold<k>.keras (mod_autoencoder_cls_… with --modified) and its record; goes on where an
-interrupted training stopped. `make ae_cls` trains the autoencoder first where there is none.
+Writes checkpoints/autoencoder_cls_fold<k>.keras (mod_autoencoder_cls_... with --modified) and its record; goes on where
+an interrupted training stopped. `make ae_cls` trains the autoencoder first where there is none.
 """
 
 import options
@@ -33,9 +33,7 @@ def main(argv=None):
 
     run = common.Run(options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name), args.fold)
     with run.lock():
-        common.train(
-            model_name, run, fold, args, take=take_encoder, autoencoder_sha256=record["checkpoint_sha256"]
-        )
+        common.train(model_name, run, fold, args, take=take_encoder, autoencoder_sha256=record["checkpoint_sha256"])
 
 
 if __name__ == "__main__":
