@@ -362,8 +362,9 @@ def test_python_versions(project, version):
 
 def test_clean(project):
     kept = ["checkpoints/.gitkeep", ".venv/ready", ".venv-lint/ready", "imgs/cnn_report.txt"]
-    runs = ["checkpoints/cnn_fold1.keras", "checkpoints/autoencoder.state"]
-    gone = ["checkpoints/digits_cnn_fold1.keras", "imgs/digits_cnn_report.txt", "__pycache__/a", ".ruff_cache/a"]
+    runs = ["checkpoints/cnn_fold1.keras", "checkpoints/digits_cnn_fold1.keras", "checkpoints/autoencoder.state"]
+    demo = ["checkpoints/digits_cnn_demo_fold1.keras", "checkpoints/.digits_cnn_demo_fold1.lock"]
+    gone = [*demo, "imgs/digits_cnn_demo_report.txt", "__pycache__/a", ".ruff_cache/a"]
     for name in kept + runs + gone:
         executable(project.folder / name, "")
 
