@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -482,9 +483,13 @@ def take_weights(target, source, last):
 
 
 def copy_weights(target, source):
-    """Copy every layer's weights by layer name between two models of the same layers."""
+    """Copy every layer's weights by layer name between two models of the same layers.
+
+    A bias that `source` does without stays as it is in `target`.
+    """
     for layer in target.layers:
-        layer.set_weights(source.get_layer(layer.name).get_weights())
+        weights, own = source.get_layer(layer.name).get_weights(), layer.get_weights()
+        layer.set_weights(weights[: len(own)] + own[len(weights) :])
 
 
 # --- Hardware: the one place that asks which backend runs -----------------------------------------------------------
@@ -576,6 +581,17 @@ class FusedBatchNormalization(layers.BatchNormalization):
 # --- The training model ---------------------------------------------------------------------------------------------
 
 
+def cancelled_bias(layer, following):
+    """True for a convolution with a bias of 0 whose output goes straight into a batch normalisation that learns.
+
+    That normalisation subtracts the bias again, so its gradient is 0 but for rounding. In bfloat16, Adam turns the
+    rounding into full steps: the bias wanders, the moving mean lags behind it, and validation jumps up and down.
+    """
+    linear = isinstance(layer, layers.Conv2D) and layer.activation is keras.activations.linear
+    normalised = isinstance(following, layers.BatchNormalization) and following.trainable
+    return linear and normalised and layer.use_bias and not layer.get_weights()[1].any()
+
+
 def training_model(model, ranges, precision, target=None):
     """A twin of `model` for training: uint8 pictures, augmented on the device, through faster layers in `precision`.
 
@@ -584,11 +600,16 @@ def training_model(model, ranges, precision, target=None):
     reconstructed, in [0, 1].
     """
 
+    # The builders' models are chains, so the next in the list is what follows.
+    without_bias = {layer.name for layer, after in itertools.pairwise(model.layers) if cancelled_bias(layer, after)}
+
     def faster(layer):
         config = layer.get_config()
         # bfloat16's eight bits are enough inside the network, not for pictures, probabilities and reconstructions.
         outermost = isinstance(layer, layers.Rescaling) or layer is model.layers[-1]
         config["dtype"] = "float32" if outermost else precision
+        if layer.name in without_bias:
+            config["use_bias"] = False
         fuse = isinstance(layer, layers.BatchNormalization) and keras.backend.backend() == "tensorflow"
         return (FusedBatchNormalization if fuse else type(layer)).from_config(config)
 
