@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import math
 import os
 import platform
@@ -524,6 +525,7 @@ def set_up_device():
 
         tf.config.threading.set_intra_op_parallelism_threads(cores)
         tf.config.threading.set_inter_op_parallelism_threads(cores)
+        logging.getLogger("tensorflow").setLevel("ERROR")  # its advice on retracing is not for a user of these scripts
         gpus = tf.config.list_physical_devices("GPU")
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -649,9 +651,10 @@ def psnr(labels, pair):
 class Progress(keras.callbacks.Callback):
     """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
 
-    def __init__(self, epochs, steps, batch_size):
+    def __init__(self, fold, epochs, steps, batch_size):
         super().__init__()
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
         self.live = sys.stdout.isatty()
         self.first = True
 
@@ -666,7 +669,7 @@ class Progress(keras.callbacks.Callback):
             self.looked = now
             self.require_finite(float(logs["loss"]))
             if self.live:
-                place = f"epoch {self.epoch}/{self.epochs}  step {batch + 1}/{self.steps}"
+                place = f"{self.label}epoch {self.epoch}/{self.epochs}  step {batch + 1}/{self.steps}"
                 rate = (batch + 1) * self.batch_size / (now - self.began)
                 print(f"\r{place}  loss {float(logs['loss']):.4f}  {rate:,.0f} images/s\033[K", end="", flush=True)
 
@@ -685,14 +688,14 @@ class Progress(keras.callbacks.Callback):
         if self.live:
             print("\r\033[K", end="")
         print(
-            f"epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
+            f"{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
             f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
             f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
             flush=True,
         )
         left = self.epochs - self.epoch
         if self.first and left:
-            print(f"at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
+            print(f"{self.label}at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
         self.first = False
 
     def require_finite(self, loss):
@@ -843,7 +846,7 @@ def train(model_name, run, fold, args, target=None, take=None, **settings):
             initial_epoch=done,
             validation_data=(fold.x_val, fold.y_val),
             validation_batch_size=500,
-            callbacks=[Progress(settings["epochs"], steps, settings["batch_size"]), *replayed, state],
+            callbacks=[Progress(run.fold, settings["epochs"], steps, settings["batch_size"]), *replayed, state],
             shuffle=False,  # the batches are drawn already
             verbose=0,
         )
@@ -894,8 +897,9 @@ def commit(path, write):
             os.fsync(file.fileno())
         os.replace(neighbour, path)
     except OSError as error:
-        neighbour.unlink(missing_ok=True)
         raise RunFailed(f"{path} could not be written ({error.strerror or error}); make room and repeat") from None
+    finally:
+        neighbour.unlink(missing_ok=True)
 
 
 def commit_json(path, content):
@@ -1032,10 +1036,14 @@ class Run:
         part = self.checkpoint.with_name(f".{self.checkpoint.stem}.part.keras")
         try:
             model.save(part)
+            commit_json(self.path(".json"), {**record, "checkpoint_sha256": file_sha256(part)})
+            os.replace(part, self.checkpoint)
         except OSError as error:
-            raise RunFailed(f"{self.checkpoint} could not be written ({error.strerror or error})") from None
-        commit_json(self.path(".json"), {**record, "checkpoint_sha256": file_sha256(part)})
-        os.replace(part, self.checkpoint)
+            raise RunFailed(
+                f"{self.checkpoint} could not be written ({error.strerror or error}); make room and repeat"
+            ) from None
+        finally:
+            part.unlink(missing_ok=True)
         self.state.unlink(missing_ok=True)
 
 

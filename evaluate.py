@@ -4,7 +4,7 @@ Writes imgs/<run>_report.txt and .json over every finished fold, and the run's p
 the checkpoints. Trains nothing.
 """
 
-import json
+import math
 import re
 
 import numpy as np
@@ -64,9 +64,11 @@ def finished_trainings(name, args):
 def predict(run, images, batch_size, shape):
     """The finished model and its output, (n, *shape) float32. Raises InputError where it gives another shape."""
     model = run.load_model()
-    if model.output_shape[1:] != shape:
+    shapes = (model.input_shape, model.output_shape)
+    if shapes != ((None, *images.shape[1:]), (None, *shape)):
         raise InputError(
-            f"{run.checkpoint} gives {model.output_shape[1:]} for an image where {shape} is expected; choose its MODEL"
+            f"{run.checkpoint} maps {shapes[0][1:]} to {shapes[1][1:]}, not {images.shape[1:]} to {shape}: "
+            "choose the MODEL that it is"
         )
     return model, model.predict(images, batch_size=batch_size, verbose=0)
 
@@ -81,6 +83,8 @@ def evaluate_classifier(name, records, test, batch_size):
     folds, text = {}, []
     for run, record in records.items():
         model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
+        if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
+            raise InputError(f"{run.checkpoint} does not give probabilities; evaluate a model that ends in a softmax")
         fold, report = classifier_figures(test, probabilities)
         folds[run.fold or 1] = {**fold, "record": record}
         text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
@@ -91,7 +95,7 @@ def evaluate_classifier(name, records, test, batch_size):
             plot_curve(run, record, "accuracy", "accuracy")
             plot_curve(run, record, "loss", "loss (cross-entropy)")
         if len(folds) == 1:
-            plot_predictions(name, test, probabilities)
+            plot_predictions(name, run.title, test, probabilities)
             write_architecture(name, model)
 
     record = next(iter(records.values()))
@@ -191,10 +195,8 @@ def write_report(name, test, text, folds, summary):
 
     path = IMAGES / f"{name}_report.json"
     checkpoints = [fold["record"] and fold["record"]["checkpoint_sha256"] for fold in folds.values()]
-    if path.exists():
-        before = json.loads(path.read_text())["folds"].values()
-        if [fold["record"] and fold["record"]["checkpoint_sha256"] for fold in before] != checkpoints:
-            print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
+    if path.exists() and not all((digest or "") in path.read_text() for digest in checkpoints):
+        print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     data = {"source": test.source, "test_images": len(test.images), "test_sha256": test.sha256}
     common.commit(path.with_suffix(".txt"), lambda file: file.write(f"{text}\n".encode()))
     common.commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds})
@@ -204,9 +206,14 @@ def write_report(name, test, text, folds, summary):
 def write_architecture(name, model):
     import common
 
-    lines = []
-    model.summary(line_length=100, print_fn=lines.append, show_trainable=True)
-    common.commit(IMAGES / f"{name}_architecture.txt", lambda file: file.write("\n".join([*lines, ""]).encode()))
+    lines = [f"{'layer':<18}{'kind':<22}{'output':<18}{'parameters':>12}"]
+    for layer in model.layers:
+        shape = " x ".join(map(str, layer.output.shape[1:]))
+        frozen = "  frozen" if layer.weights and not layer.trainable else ""
+        lines.append(f"{layer.name:<18}{type(layer).__name__:<22}{shape:<18}{layer.count_params():>12,}{frozen}")
+    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    lines += ["", f"{model.count_params():,} parameters, {trainable:,} trainable", ""]
+    common.commit(IMAGES / f"{name}_architecture.txt", lambda file: file.write("\n".join(lines).encode()))
 
 
 # --- Plots ----------------------------------------------------------------------------------------------------------
@@ -244,7 +251,7 @@ def plot_curve(run, record, key, label):
     axes.plot(epochs, history[f"val_{key}"], color=ORANGE, marker=marker, markersize=4, label="validation")
     axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel=label, title=run.title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     save(figure, f"{run.stem}_{key}.png")
@@ -270,7 +277,7 @@ def plot_confusion(run, fold, class_names):
     save(figure, f"{run.stem}_heatmap.png")
 
 
-def plot_predictions(name, test, probabilities):
+def plot_predictions(name, title, test, probabilities):
     """Example test images with predicted class and probability: the surest right, the least sure, the surest wrong."""
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = predicted == test.labels
@@ -282,7 +289,7 @@ def plot_predictions(name, test, probabilities):
         "sure and wrong": order[~right[order]][:columns],
     }
     figure, axes = new_figure(len(groups), columns, size=(9, 5.2))
-    for row, (title, members) in zip(axes, groups.items(), strict=True):
+    for row, (group, members) in zip(axes, groups.items(), strict=True):
         for axis in row:
             axis.axis("off")
         for axis, index in zip(row, members, strict=False):
@@ -290,8 +297,8 @@ def plot_predictions(name, test, probabilities):
             said = f"{test.class_names[predicted[index]]} ({sure[index]:.2f})"
             truth = "" if right[index] else f"\nis {test.class_names[test.labels[index]]}"
             axis.set_title(said + truth, fontsize=8, color="black" if right[index] else ORANGE)
-        row[0].text(-0.15, 0.5, title, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
-    figure.suptitle(f"{name}: predicted class and its probability, on test images", fontsize=11)
+        row[0].text(-0.15, 0.5, group, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
+    figure.suptitle(f"{title}: predicted class and its probability, on test images", fontsize=11)
     save(figure, f"{name}_predictions.png")
 
 

@@ -209,7 +209,7 @@ def run(main):
         status = 2 if isinstance(error, InputError) else 1
     except (KeyboardInterrupt, Terminated) as signal_:
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
-        print(f"\n{script}: {word}; the same command goes on after the last finished epoch", file=sys.stderr)
+        print(f"\n{script}: {word}; the same command, without FORCE=1, goes on after the last epoch", file=sys.stderr)
     sys.exit(status)
 
 
