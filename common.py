@@ -49,9 +49,14 @@ def silent_stderr():
             os.close(stderr)
 
 
-with silent_stderr():
-    import keras
-    from keras import layers, ops
+try:
+    with silent_stderr():
+        import keras
+        from keras import layers, ops
+except ImportError as error:
+    raise InputError(
+        f"this environment lacks {error.name}: install requirements.txt, or set KERAS_BACKEND=jax where JAX is there"
+    ) from None
 
 # --- Data -----------------------------------------------------------------------------------------------------------
 
@@ -62,6 +67,11 @@ IMAGE_SHAPE = (32, 32, 3)
 def draw(seed, *key):
     """A numpy generator that depends on `seed` and on what is drawn (`key`: words and numbers), on nothing else."""
     return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
+
+
+def first_line(error):
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def sha256(*arrays):
@@ -107,7 +117,7 @@ def load_cifar10(part):
         train, test = keras.datasets.cifar10.load_data()
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise InputError(
-            f"CIFAR-10 is not in {home} and cannot be downloaded ({str(error).splitlines()[0]}): connect and repeat, "
+            f"CIFAR-10 is not in {home} and cannot be downloaded ({first_line(error)}): connect and repeat, "
             f"or save cifar-10-python.tar.gz as {home / 'cifar-10-batches-py-target_archive'}, "
             "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
         ) from None
@@ -133,16 +143,16 @@ def load_npz(path, part):
     """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            shapes = {name: npz_member_shape(file, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+            missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
+            if missing:
+                raise InputError(f"{path!r} lacks {', '.join(sorted(missing))}; give DATA a .npz with all four arrays")
+            full_size = npz_member_shape(file, "x_train")[0] == 50_000 and npz_member_shape(file, "x_test")[0] == 10_000
             names = tuple(str(name) for name in file["class_names"]) if "class_names" in file else CIFAR10_CLASSES
             images, labels = file[f"x_{part}"], file[f"y_{part}"]
     except FileNotFoundError:
         raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits") from None
-    except KeyError as error:
-        raise InputError(f"{path!r} lacks {error}; it needs x_train, y_train, x_test and y_test") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path!r} cannot be read as a .npz of plain arrays ({reason}); make it anew") from None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path!r} cannot be read as a .npz of plain arrays ({first_line(error)})") from None
 
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
         raise InputError(
@@ -155,7 +165,6 @@ def load_npz(path, part):
     labels = labels.reshape(-1).astype(np.int64)
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(names):
         raise InputError(f"y_{part} in {path!r} must hold labels 0 to {len(names) - 1}, one of each image")
-    full_size = (shapes["x_train"][0], shapes["x_test"][0]) == (50_000, 10_000)
     return images, labels, names, "" if full_size and names == CIFAR10_CLASSES else data_prefix(path)
 
 
@@ -737,15 +746,22 @@ class KeepState(keras.callbacks.Callback):
             raise InputError(f"{self.path} is damaged ({error}); FORCE=1 starts this training again") from None
         require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
         weights, self.best, optimizer = groups
-        self.core.set_weights(weights)
-        for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
-            variable.assign(value)
+        try:
+            self.core.set_weights(weights)
+            for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+                variable.assign(value)
+        except ValueError:
+            raise InputError(
+                f"{self.path} is of another version of this code: finish it with that, or FORCE=1 starts it again"
+            ) from None
         self.history, self.finished = note["history"], note["finished"]
         if note["machine"] != machine():
             print(f"continuing a training of another machine ({note['machine']}): not bit-identical to one run through")
         return len(self.history)
 
     def on_train_begin(self, logs=None):
+        # From the first epoch's rate, which the schedule lowers again as it did; the state's is lowered already.
+        self.model.optimizer.learning_rate = self.settings["learning_rate"]
         for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
             for epoch, past in enumerate(self.history):
                 callback.on_epoch_end(epoch, dict(past))
@@ -996,7 +1012,7 @@ class Run:
         try:
             return keras.saving.load_model(self.checkpoint, compile=False)
         except Exception as error:  # Keras raises whatever its parts raise
-            raise InputError(f"{self.checkpoint} cannot be opened ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{self.checkpoint} cannot be opened ({first_line(error)})") from None
 
     def already_finished(self, settings, force):
         """True where this run is there with these settings. Raises InputError where it is there with others."""

@@ -41,10 +41,11 @@ def number(kind, low, high=math.inf, open_low=False, open_high=False):
     def parse(text):
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
+            finite = math.isfinite(value)
+        except (ValueError, OverflowError):  # no number, or a whole one beyond measure
+            value, finite = math.nan, False
         inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
-        if not inside or not math.isfinite(value):
+        if not inside or not finite:
             raise argparse.ArgumentTypeError(f"{text!r} is not {noun}, {bounds}")
         return value
 
@@ -52,6 +53,8 @@ def number(kind, low, high=math.inf, open_low=False, open_high=False):
 
 
 def run_suffix(text):
+    if re.fullmatch(r"noaug|original|cls|fold\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is a word that run names hold already; choose another")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
         raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits and '-' only, 40 at most")
     return text
@@ -174,7 +177,8 @@ def data_prefix(source):
     """Prefix of a run's name for a data source: '' for CIFAR-10 (unset), else the word or the file's stem."""
     if source is None:
         return ""
-    return re.sub(r"[^A-Za-z0-9]+", "-", Path(source).stem).strip("-").lower()[:40] or "data"
+    prefix = re.sub(r"[^A-Za-z0-9]+", "-", Path(source).stem).strip("-").lower()[:40] or "data"
+    return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
 
 
 def run_name(model, prefix="", noaug=False, target="augmented", name=None):

@@ -1,0 +1,197 @@
+"""Augmentation, against scipy and an independent construction of the reference's matrices."""
+
+import dataclasses
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import common
+
+RANGES = common.REFERENCE_RANGES
+SIZE = 32
+
+
+def layer_with(ranges, key=1, step=0):
+    layer = common.Augment(ranges)
+    layer.seed_generator.state.assign([key, step])
+    return layer
+
+
+def drawn_parameters(ranges, count, key=1, step=0):
+    """The parameters that `layer_with(ranges, key, step)` draws for `count` pictures, as float64 columns."""
+    seed = keras.random.SeedGenerator(0)
+    seed.state.assign([key, step])
+    uniform = keras.random.uniform((count, 7), seed=seed)
+    columns = common.affine_parameters(uniform, ranges)
+    return np.stack([keras.ops.convert_to_numpy(column) for column in columns], axis=1).astype(np.float64)
+
+
+def reference_matrix(angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip, height=SIZE, width=SIZE):
+    """Keras's ImageDataGenerator: (row, column, 1) of the output -> of the input, 3 x 3 matrices in its order."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    shift = np.array([[1, 0, shift_y * height], [0, 1, shift_x * width], [0, 0, 1]])
+    sheared = np.array([[1, -math.sin(shear), 0], [0, math.cos(shear), 0], [0, 0, 1]])
+    zoom = np.diag([zoom_y, zoom_x, 1])
+    flipped = np.diag([1, flip, 1])
+    row, column = height / 2 - 0.5, width / 2 - 0.5
+    to_centre = np.array([[1, 0, row], [0, 1, column], [0, 0, 1]])
+    return to_centre @ rotation @ shift @ sheared @ zoom @ flipped @ np.linalg.inv(to_centre)
+
+
+def smooth_pictures(count):
+    noise = np.random.default_rng(0).uniform(0, 255, (count, SIZE, SIZE, 3))
+    blurred = ndimage.gaussian_filter(noise, (0, 1, 1, 0))
+    return (255 * (blurred - blurred.min()) / np.ptp(blurred)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50)])
+def test_matrices_are_those_of_the_reference(height, width):
+    wide = common.Ranges(rotation=170, shift=0.5, shear=50, zoom=0.5, flip=True)  # so that each part of it counts
+    parameters = drawn_parameters(wide, 200)
+    columns = tuple(keras.ops.convert_to_tensor(parameters[:, i].astype("float32")) for i in range(7))
+    found = keras.ops.convert_to_numpy(common.affine_matrices(columns, height, width))
+    for (a0, a1, a2, b0, b1, b2, c0, c1), numbers in zip(found, parameters, strict=True):
+        (rr, rc, r1), (cr, cc, c), _ = reference_matrix(*numbers, height, width)
+        assert np.allclose([a0, a1, a2, b0, b1, b2], [cc, cr, c, rc, rr, r1], atol=2e-4)  # x is the column
+        assert (c0, c1) == (0, 0)
+
+
+@pytest.mark.parametrize("ranges", [RANGES, dataclasses.replace(RANGES, shear=30.0)])
+def test_pictures_are_those_of_scipy(ranges):
+    images = smooth_pictures(64)
+    augmented = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=True))
+    inner = slice(3, -3)
+    for image, ours, numbers in zip(images, augmented, drawn_parameters(ranges, 64), strict=True):
+        matrix = reference_matrix(*numbers)
+        channels = [
+            ndimage.affine_transform(
+                image[..., c].astype(np.float64), matrix[:2, :2], matrix[:2, 2], order=1, mode="nearest"
+            )
+            for c in range(3)
+        ]
+        difference = np.abs(np.stack(channels, axis=-1) - ours)[inner, inner] / 255
+        assert difference.mean() < 1e-3
+        assert np.abs(image / 255 - ours / 255)[inner, inner].mean() > 0.02  # it did move
+
+
+def test_parameters_fill_their_ranges_and_no_more():
+    drawn = drawn_parameters(RANGES, 100_000)
+    degree = math.pi / 180
+    bounds = [
+        (-40 * degree, 40 * degree),
+        (-0.2, 0.2),
+        (-0.2, 0.2),
+        (-0.2 * degree, 0.2 * degree),
+        (0.8, 1.2),
+        (0.8, 1.2),
+    ]
+    for column, (low, high) in zip(drawn.T, bounds, strict=False):
+        margin = (high - low) / 1000
+        assert low - 1e-6 <= column.min() <= low + margin
+        assert high - margin <= column.max() <= high + 1e-6
+        histogram = np.histogram(column, bins=10, range=(low, high))[0] / len(column)
+        assert np.all(np.abs(histogram - 0.1) < 0.01)
+    assert set(drawn[:, 6]) == {-1, 1}
+    assert abs(drawn[:, 6].mean()) < 0.02
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(7)).max() < 0.02  # each has a draw of its own
+
+
+def test_the_training_model_augments_in_the_reference_s_ranges():
+    assert dataclasses.astuple(RANGES) == (40, 0.2, 0.2, 0.2, True)
+    assert {recipe.ranges for recipe in common.RECIPES.values()} == {RANGES}
+
+
+@pytest.mark.parametrize(
+    ("ranges", "column", "still"),
+    [
+        (common.Ranges(rotation=40), 0, 0),
+        (common.Ranges(shift=0.2), 1, 0),
+        (common.Ranges(shift=0.2), 2, 0),
+        (common.Ranges(shear=0.2), 3, 0),
+        (common.Ranges(zoom=0.2), 4, 1),
+        (common.Ranges(zoom=0.2), 5, 1),
+        (common.Ranges(flip=True), 6, 1),
+    ],
+)
+def test_each_range_moves_its_own_parameters_alone(ranges, column, still):
+    drawn = drawn_parameters(ranges, 50)
+    assert np.any(drawn[:, column] != still)
+    nothing = np.array([0, 0, 0, 0, 1, 1, 1])
+    partner = {1: 2, 2: 1, 4: 5, 5: 4}.get(column)
+    for other in set(range(7)) - {column, partner}:
+        assert np.all(drawn[:, other] == nothing[other])
+
+
+def test_flip_alone_gives_pictures_or_their_mirror_images():
+    images = smooth_pictures(40)
+    flipped = keras.ops.convert_to_numpy(layer_with(common.Ranges(flip=True))(images, training=True))
+    mirrored = [np.allclose(ours, image[:, ::-1], atol=1e-3) for image, ours in zip(images, flipped, strict=True)]
+    same = [np.array_equal(ours, image) for image, ours in zip(images, flipped, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True))
+    assert 5 < sum(mirrored) < 35
+
+
+def test_nothing_to_do_leaves_every_bit():
+    images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
+    for ranges, training in ((common.Ranges(), True), (RANGES, False)):
+        out = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=training))
+        assert out.dtype == np.float32
+        assert np.array_equal(out, images)
+    still = common.affine_matrices(common.affine_parameters(keras.random.uniform((4, 7)), common.Ranges()), SIZE, SIZE)
+    assert np.array_equal(keras.ops.convert_to_numpy(still), [[1, 0, 0, 0, 1, 0, 0, 0]] * 4)
+
+
+def test_stays_float32_in_mixed_precision():
+    images = smooth_pictures(8)
+    plain = keras.ops.convert_to_numpy(layer_with(RANGES)(images, training=True))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        layer = layer_with(RANGES)
+        mixed = layer(images, training=True)
+        assert layer.compute_output_spec(keras.KerasTensor(images.shape, "uint8")).dtype == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert keras.backend.standardize_dtype(mixed.dtype) == "float32"
+    assert np.array_equal(keras.ops.convert_to_numpy(mixed), plain)
+
+
+def build_small(x, classes):
+    x = keras.layers.Dropout(0.5, name="dropout_a")(keras.layers.Flatten(name="flatten")(x))
+    return keras.layers.Dropout(0.5, name="dropout_b")(x)
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """draws(seed, fold, first, count): what the random layers make of `count` training steps after step `first`."""
+    model = common.finished_model(common.Recipe(build_small), 10, "small")
+    training, core = common.training_model(model, RANGES, "float32")
+    images = smooth_pictures(4)
+
+    def draw(seed, fold, first, count):
+        common.seed_layers(training, core, seed, fold, first)
+        return [keras.ops.convert_to_numpy(training(images, training=True)) for _ in range(count)]
+
+    return draw
+
+
+def test_draws_follow_from_seed_fold_and_step(draws):
+    whole = draws(7, 2, 0, 5)
+    assert all(not np.array_equal(one, other) for one, other in itertools.pairwise(whole))
+    assert np.array_equal(draws(7, 2, 3, 2), whole[3:])
+    for other in ((8, 2, 0), (7, 1, 0), (7, 2, 1)):
+        assert not np.array_equal(draws(*other, 1)[0], whole[0])
+
+
+def test_random_layers_draw_apart_from_each_other():
+    model = common.finished_model(common.Recipe(build_small), 10, "small")
+    training, core = common.training_model(model, RANGES, "float32")
+    common.seed_layers(training, core, 0, 1, 4)
+    layers = [training.get_layer("augment"), core.get_layer("dropout_a"), core.get_layer("dropout_b")]
+    states = [keras.ops.convert_to_numpy(layer.seed_generator.state).tolist() for layer in layers]
+    assert len({key for key, _ in states}) == 3
+    assert {step for _, step in states} == {4}

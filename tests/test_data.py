@@ -1,0 +1,335 @@
+"""Where the pictures come from, which are kept, and how the folds are drawn."""
+
+import importlib
+import io
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedShuffleSplit
+
+import common
+from options import InputError
+
+# CIFAR-10's training labels, as far as counts go.
+LABELS = np.random.default_rng(0).permutation(np.arange(10).repeat(5000))
+
+
+def arrays(count=30, test_count=20, **replaced):
+    labels = np.arange(count) % 10
+    images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    parts = {"x_train": images, "y_train": labels, "x_test": images[:test_count], "y_test": labels[:test_count]}
+    return {**parts, **replaced}
+
+
+def without(name):
+    return {key: value for key, value in arrays().items() if key != name}
+
+
+def write_headers(path, contents, header_only):
+    """A .npz of `contents`, to which `header_only` ({name: shape}) adds uint8 members that have no data at all."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in contents.items():
+            member = io.BytesIO()
+            np.save(member, array)
+            file.writestr(f"{name}.npy", member.getvalue())
+        for name, shape in header_only.items():
+            member = io.BytesIO()
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            file.writestr(f"{name}.npy", member.getvalue())
+
+
+# --- scikit-learn's digits ---
+
+
+def test_digits_are_a_stratified_nine_tenths_and_a_tenth():
+    train, test = common.load_data("digits"), common.load_data("digits", "test")
+    everything = load_digits().target
+    assert len(test.labels) == 180
+    counts = np.bincount(test.labels)
+    assert np.all(np.abs(counts - np.bincount(everything) / 10) < 1)
+    assert np.array_equal(counts + np.bincount(train.labels), np.bincount(everything))
+    assert (train.class_names, train.prefix, train.source) == (tuple("0123456789"), "digits", "digits")
+
+
+def test_digits_are_uint8_colour_pictures_of_their_labels():
+    digits, original = common.load_data("digits", "test"), load_digits()
+    assert digits.images.dtype == np.uint8
+    assert digits.images.shape == (180, 32, 32, 3)
+    assert digits.images.max() > 240
+    assert np.array_equal(digits.images[..., 0], digits.images[..., 1])
+    assert np.array_equal(digits.images[..., 0], digits.images[..., 2])
+    small = digits.images[..., 0].reshape(180, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(180, 64) / 255 * 16
+    distance = ((small[:, None] - original.data[None]) ** 2).sum(axis=2)
+    assert np.array_equal(original.target[distance.argmin(axis=1)], digits.labels)
+
+
+# --- A .npz of one's own ---
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_gives_each_part_as_it_is(tmp_path, column, save):
+    content = arrays()
+    labels = {name: content[name].reshape(-1, 1) if column else content[name] for name in ("y_train", "y_test")}
+    path = str(tmp_path / "My pictures.npz")
+    save(path, **{**content, **labels})
+    for part, count in (("train", 30), ("test", 20)):
+        data = common.load_data(path, part)
+        assert np.array_equal(data.images, content[f"x_{part}"])
+        assert np.array_equal(data.labels, content[f"y_{part}"])
+        assert data.labels.shape == (count,)
+        assert data.images.dtype == np.uint8
+        assert (data.class_names, data.prefix) == (common.CIFAR10_CLASSES, "my-pictures")
+        assert data.source == "My pictures.npz"
+
+
+def test_npz_may_name_its_own_classes(tmp_path):
+    names = [f"kind {number}" for number in range(10)]
+    np.savez(tmp_path / "a.npz", **arrays(), class_names=np.array(names))
+    assert common.load_data(str(tmp_path / "a.npz")).class_names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (without("x_train"), "x_train"),
+        (without("y_test"), "y_test"),
+        (arrays(x_train=np.array([{}] * 30)), "plain array"),
+        (arrays(class_names=np.array(["a", None] * 5)), "plain array"),
+        (arrays(class_names=np.array("abcdefghij")), "0-d array"),
+        (arrays(x_train=arrays()["x_train"] / 255), "x_train .* float64 of shape .* must be uint8"),
+        (arrays(x_train=arrays()["x_train"][:, :28]), r"x_train .* \(30, 28, 32, 3\)"),
+        (arrays(x_train=np.uint8(3)), "plain array"),
+        (arrays(y_train=np.arange(29) % 10), r"y_train .* \(29,\); it must be 30 whole numbers"),
+        (arrays(y_train=np.eye(10)[np.arange(30) % 10]), "y_train .* whole numbers"),
+        (arrays(y_train=arrays()["y_train"] * 1.0), "y_train .* float64"),
+        (arrays(y_train=np.arange(30) % 11), "y_train .* labels 0 to 9"),
+        (arrays(y_train=np.arange(30) % 10 - 1), "y_train .* labels 0 to 9"),
+        (arrays(y_train=np.full(30, 2**64 - 1, np.uint64)), "y_train .* labels 0 to 9"),
+        (arrays(class_names=np.array(["a", "b"])), "y_train .* labels 0 to 1"),
+        (arrays(x_train=np.zeros((0, 32, 32, 3), np.uint8), y_train=np.zeros(0, int)), "y_train"),
+    ],
+)
+def test_npz_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "a.npz"
+    np.savez(path, **content, allow_pickle=True)
+    with pytest.raises(InputError, match=sentence) as refusal:
+        common.load_data(str(path))
+    assert "a.npz" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").touch, ())
+
+    for name in ("x_train", "class_names"):
+        np.savez(tmp_path / "a.npz", **arrays(**{name: np.array([Trap()] * 30)}))
+        with pytest.raises(InputError, match="cannot be read"):
+            common.load_data(str(tmp_path / "a.npz"))
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty", "npy", "folder"])
+def test_files_that_are_no_npz_are_refused(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    np.savez(path, **arrays())
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 3
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        content[middle] ^= 1
+        path.write_bytes({"truncated": content[:middle], "flipped": content, "text": b"pictures", "empty": b""}[damage])
+    with pytest.raises(InputError, match=r"a\.npz.* cannot be read as a \.npz"):
+        common.load_data(str(path))
+
+
+def test_missing_file_is_named():
+    with pytest.raises(InputError, match=r"no file '/nowhere/a\.npz'"):
+        common.load_data("/nowhere/a.npz")
+
+
+@pytest.mark.parametrize(
+    ("train_count", "names", "prefix"),
+    [
+        (50_000, None, ""),
+        (50_000, common.CIFAR10_CLASSES, ""),
+        (49_999, None, "big"),
+        (50_000, tuple("abcdefghij"), "big"),
+    ],
+)
+def test_full_size_npz_in_the_same_classes_counts_as_cifar10(tmp_path, train_count, names, prefix):
+    small = {"y_train": LABELS, "x_test": np.zeros((10_000, 32, 32, 3), np.uint8), "y_test": LABELS[:10_000]}
+    names = {} if names is None else {"class_names": np.array(names)}
+    write_headers(tmp_path / "big.npz", {**small, **names}, {"x_train": (train_count, 32, 32, 3)})
+    assert common.load_data(str(tmp_path / "big.npz"), "test").prefix == prefix
+
+
+@pytest.mark.parametrize("script", ["train_cnn", "train_autoencoder", "train_ae_classifier"])
+def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, script):
+    content = {key: value for key, value in arrays(400).items() if key != "x_test"}
+    write_headers(workdir / "a.npz", content, {"x_test": (20, 32, 32, 3)})
+    folds = []
+    monkeypatch.setattr(common, "train", lambda model, run, fold, *more, **settings: folds.append(fold))
+    monkeypatch.setattr(common, "find_autoencoder", lambda *_: (common.Run("autoencoder"), {"checkpoint_sha256": ""}))
+    importlib.import_module(script).main(["--data", "a.npz"])
+    assert [len(fold.x_train) + len(fold.x_val) for fold in folds] == [340]
+    with pytest.raises(InputError):  # the file is what it is meant to be
+        common.load_data("a.npz", "test")
+
+
+# --- CIFAR-10 by way of Keras ---
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_cifar10_comes_from_keras(monkeypatch, part):
+    train, test = [(arrays(n)["x_train"], arrays(n)["y_train"].reshape(-1, 1).astype("uint8")) for n in (30, 20)]
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (train, test))
+    data = common.load_data(None, part)
+    images, labels = train if part == "train" else test
+    assert np.array_equal(data.images, images)
+    assert np.array_equal(data.labels, labels[:, 0])
+    assert (data.class_names, data.prefix) == (common.CIFAR10_CLASSES, "")
+
+
+@pytest.mark.parametrize("error", [Exception("URL fetch failure\non https://…"), TimeoutError()])
+def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, tmp_path, error):
+    def fail():
+        raise error
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
+    monkeypatch.setattr(common, "load_digits", fail)  # other data in silence would pass through here
+    with pytest.raises(InputError) as refusal:
+        common.load_data(None)
+    message = str(refusal.value)
+    assert str(tmp_path / "datasets") in message
+    assert "DATA=file.npz" in message
+    assert "make demo" in message
+    assert (str(error).splitlines() or ["TimeoutError"])[0] in message
+    assert "\n" not in message
+
+
+# --- Reduction ---
+
+
+def test_reference_counts():
+    kept = common.reduce_classes(LABELS, [2, 4, 9], None, 0)
+    assert len(kept) == 42_500
+    train, val = common.split_fold(LABELS[kept], 1, 0.15, 0)
+    assert (len(train), len(val)) == (36_125, 6_375)
+    assert np.bincount(LABELS[kept][train]).tolist() == [4250, 4250, 2125, 4250, 2125, 4250, 4250, 4250, 4250, 2125]
+    assert np.bincount(LABELS[kept][val]).tolist() == [750, 750, 375, 750, 375, 750, 750, 750, 750, 375]
+
+
+def test_reduction_keeps_other_classes_whole_and_the_order():
+    kept = common.reduce_classes(LABELS, [2, 9], 100, 0)
+    assert np.all(np.diff(kept) > 0)
+    assert np.bincount(LABELS[kept]).tolist() == [5000, 5000, 100, 5000, 5000, 5000, 5000, 5000, 5000, 100]
+    assert np.array_equal(common.reduce_classes(LABELS, [], None, 0), np.arange(50_000))
+
+
+def test_reduction_depends_on_the_seed_alone():
+    keras.utils.set_random_seed(1)
+    first = common.reduce_classes(LABELS, [2, 4, 9], None, 5)
+    keras.utils.set_random_seed(2)
+    assert np.array_equal(common.reduce_classes(LABELS, [2, 4, 9], None, 5), first)
+    assert not np.array_equal(common.reduce_classes(LABELS, [2, 4, 9], None, 6), first)
+    birds = first[LABELS[first] == 2]
+    alone = common.reduce_classes(LABELS, [2], None, 5)  # whatever other classes are reduced
+    assert np.array_equal(alone[LABELS[alone] == 2], birds)
+    members = np.flatnonzero(LABELS == 2)
+    assert 0.45 < np.isin(birds, members[:2500]).mean() < 0.55  # drawn from all of them, not the first half
+
+
+@pytest.mark.parametrize(("keep", "count"), [(5001, "5001"), (1, "1")])
+def test_reduction_to_more_than_there_are_is_refused(keep, count):
+    with pytest.raises(InputError, match=rf"{count}\b.* of class 2.* 5000\b.* KEEP"):
+        common.reduce_classes(LABELS, [2], keep, 0)
+
+
+def test_classes_by_name_and_number():
+    assert common.class_numbers(["truck", "2", "4", "bird"], common.CIFAR10_CLASSES) == [2, 4, 9]
+    for word in ("brid", "10", "-1", "²"):
+        with pytest.raises(
+            InputError, match=f"a class '{word}' that the data does not have; it has 0 airplane, 1 auto"
+        ):
+            common.class_numbers([word], common.CIFAR10_CLASSES)
+
+
+# --- Folds ---
+
+
+def test_folds_are_those_of_scikit_learn():
+    labels = LABELS[:3000]
+    splits = StratifiedShuffleSplit(n_splits=5, test_size=0.15, random_state=7).split(np.zeros(3000), labels)
+    for number, (train, val) in enumerate(splits, start=1):
+        ours = common.split_fold(labels, number, 0.15, 7)
+        assert np.array_equal(ours[0], np.sort(train))
+        assert np.array_equal(ours[1], np.sort(val))
+
+
+def test_fold_is_disjoint_and_complete():
+    train, val = common.split_fold(LABELS[:3000], 3, 0.15, 0)
+    assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(3000))
+    assert len(val) == 450
+
+
+@pytest.mark.parametrize(("labels", "share"), [([0] * 10 + [1], 0.5), ([0, 0, 1, 1], 0.1), ([0] * 50 + [1] * 2, 0.9)])
+def test_images_too_few_to_split_are_refused(labels, share):
+    with pytest.raises(InputError, match="VAL"):
+        common.split_fold(np.array(labels), 1, share, 0)
+
+
+def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, arguments):
+    source = np.load(npz)
+    args = arguments("--data", npz, "--seed", "3", "--reduced", "deer,9", "--keep", "10", "--val", "0.2")
+    fold = common.prepare_fold(args, 2)
+    label_of = {image.tobytes(): label for image, label in zip(source["x_train"], source["y_train"], strict=True)}
+    for images, labels in ((fold.x_train, fold.y_train), (fold.x_val, fold.y_val)):
+        assert images.dtype == np.uint8
+        assert [label_of[image.tobytes()] for image in images] == labels.tolist()
+    pictures = [image.tobytes() for image in np.concatenate([fold.x_train, fold.x_val])]
+    assert len(set(pictures)) == len(pictures) == 8 * 40 + 2 * 10
+
+    record = fold.record
+    assert (record["source"], record["reduced"]) == ("small.npz", [4, 9])
+    assert record["class_names"] == list(common.CIFAR10_CLASSES)
+    assert record["train_counts"] == np.bincount(fold.y_train).tolist() == [32, 32, 32, 32, 8, 32, 32, 32, 32, 8]
+    assert record["val_counts"] == np.bincount(fold.y_val).tolist() == [8, 8, 8, 8, 2, 8, 8, 8, 8, 2]
+
+
+def test_hashes_tell_whether_two_runs_have_the_same_images(npz, arguments, tmp_path):
+    def hashes(number=1, *argv, data=npz):
+        record = common.prepare_fold(arguments("--data", data, *argv), number).record
+        return [record[key] for key in ("sha256", "kept_sha256", "train_sha256", "val_sha256")]
+
+    def differ(one, other):
+        return [a != b for a, b in zip(one, other, strict=True)]
+
+    plain = hashes()
+    assert all(len(value) == 64 for value in plain)
+    assert hashes() == plain
+    assert differ(plain, hashes(2)) == [False, False, True, True]
+    assert differ(plain, hashes(1, "--val", "0.2")) == [False, False, True, True]
+    assert differ(plain, hashes(1, "--keep", "10")) == [False, True, True, True]
+    assert differ(plain, hashes(1, "--seed", "1")) == [False, True, True, True]
+
+    content = dict(np.load(npz))
+    content["x_train"][0, 0, 0, 0] ^= 1
+    np.savez(tmp_path / "pixel.npz", **content)
+    assert differ(plain, hashes(data=tmp_path / "pixel.npz")) == [True, False, False, False]
+    content = dict(np.load(npz))
+    content["y_train"] = (content["y_train"] + 1) % 10
+    np.savez(tmp_path / "labels.npz", **content)
+    assert hashes(data=tmp_path / "labels.npz")[0] != plain[0]

@@ -1,0 +1,298 @@
+"""The models: parameter counts, weights taken from an autoencoder, finished files, the training twin, faster layers."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from skimage import metrics
+
+import common
+from options import InputError
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+
+
+def built(name):
+    return common.finished_model(common.RECIPES[name], 10, name)
+
+
+def shake(model):
+    """Give biases and batch-norm weights, statistics included, values that are positive and not a new layer's."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        weights = layer.get_weights()
+        layer.set_weights([np.abs(w + random.normal(0, 0.1, w.shape)) if w.ndim == 1 else w for w in weights])
+    return model
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    return shake(built("autoencoder"))
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    return shake(built("cnn"))
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def trainable(model):
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+# --- Layers ---
+
+
+def test_parameters_of_the_cnn_and_the_autoencoder(cnn, autoencoder):
+    assert (cnn.count_params(), trainable(cnn)) == (2_170_378, 2_170_122)
+    assert (autoencoder.count_params(), trainable(autoencoder)) == (4_070_019, 4_065_411)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "left", "taken"),
+    [
+        ("autoencoder_cls", 2_090_122, 1_826_634, 8),
+        ("mod_autoencoder_cls", 10_162_698, 8_422_602, 14),
+    ],
+)
+def test_classifiers_take_and_freeze_the_encoder_by_name(autoencoder, name, parameters, left, taken):
+    model = built(name)
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+    names = common.take_weights(model, autoencoder, common.RECIPES[name].frozen_until)
+    assert (model.count_params(), trainable(model)) == (parameters, left)
+    expected = [
+        f"block{b}_{kind}{i}"
+        for b, depth in ((1, 2), (2, 2), (3, 3))
+        for i in range(1, depth + 1)
+        for kind in ("conv", "norm")
+    ]
+    assert names == expected[:taken]
+    for layer in model.layers:
+        source = autoencoder.get_layer(layer.name).get_weights() if layer.name in names else before[layer.name]
+        assert all(np.array_equal(a, b) for a, b in zip(layer.get_weights(), source, strict=True))
+        if layer.weights:
+            assert layer.trainable == (layer.name not in names)
+
+
+def convolutions(names, filters=4):
+    x = image = keras.Input((8, 8, 3))
+    for name in names:
+        x = layers.Conv2D(filters, 3, padding="same", name=name)(x)
+    return keras.Model(image, x)
+
+
+@pytest.mark.parametrize(
+    ("names", "filters", "sentence"),
+    [
+        (["one", "other", "three"], 4, "'two'"),
+        (["one", "two", "three"], 5, "'one'"),
+        (["one", "two"], 4, "'three' to freeze"),
+    ],
+)
+def test_a_layer_that_is_missing_or_of_another_shape_is_named(names, filters, sentence):
+    with pytest.raises(InputError, match=sentence) as refusal:
+        common.take_weights(convolutions(["one", "two"]), convolutions(names, filters), "three")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", common.RECIPES)
+def test_finished_models_are_stock_float32_and_take_pictures_as_they_are(name):
+    model = built(name)
+    assert all(type(layer).__module__.split(".")[0] == "keras" for layer in model.layers)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert [layer.name for layer in model.layers if isinstance(layer, layers.Rescaling)] == ["rescale"]
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.output_shape == ((None, 32, 32, 3) if name == "autoencoder" else (None, 10))
+    rescaled = keras.Model(model.input, model.get_layer("rescale").output)(PICTURES)
+    assert np.allclose(numpy(rescaled), PICTURES / 255)
+    out = numpy(model(PICTURES))
+    assert out.min() >= 0
+    assert out.max() <= 1
+    if name != "autoencoder":
+        assert np.allclose(out.sum(axis=1), 1, atol=1e-5)
+
+
+def test_finished_file_opens_where_this_project_is_not(cnn, tmp_path):
+    cnn.save(tmp_path / "cnn.keras")
+    np.save(tmp_path / "pictures.npy", PICTURES)
+    code = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.saving.load_model('cnn.keras')\n"
+        "np.save('probabilities.npy', model.predict(np.load('pictures.npy'), verbose=0))\n"
+        "assert not {'common', 'options'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    assert np.allclose(np.load(tmp_path / "probabilities.npy"), numpy(cnn(PICTURES)), atol=1e-5)
+
+
+# --- The training twin ---
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
+def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
+    training, core = common.training_model(cnn, common.REFERENCE_RANGES, precision)
+    expected = numpy(cnn(PICTURES))
+    found = training(PICTURES, training=False)
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    assert np.abs(numpy(found) - expected).max() < tolerance
+    assert expected.std() > 0.02  # the tolerance means something
+    assert core.get_layer("conv1").compute_dtype == ("float32" if precision == "float32" else "bfloat16")
+    assert {str(keras.backend.standardize_dtype(weight.dtype)) for weight in core.trainable_weights} == {"float32"}
+
+
+def test_training_model_keeps_what_is_frozen(autoencoder):
+    model = built("autoencoder_cls")
+    taken = common.take_weights(model, autoencoder, "block2_norm2")
+    training, core = common.training_model(model, common.REFERENCE_RANGES, "float32")
+    assert trainable(training) == trainable(model) - 2 * 64  # the biases that normalisation cancels
+    assert not any(core.get_layer(name).trainable for name in taken)
+
+
+def biases(core):
+    return {layer.name: layer.use_bias for layer in core.layers if isinstance(layer, layers.Conv2D)}
+
+
+def test_training_model_does_without_biases_that_normalisation_cancels(cnn):
+    def core_of(model):
+        return common.training_model(model, common.REFERENCE_RANGES, "float32")[1]
+
+    assert biases(core_of(built("cnn"))) == {"conv1": False, "conv2": False}
+    assert biases(core_of(cnn)) == {"conv1": True, "conv2": True}  # they hold a value already, so they must count
+    assert all(biases(core_of(built("autoencoder"))).values())  # a ReLU stands between
+    frozen = built("cnn")
+    frozen.get_layer("norm1").trainable = False
+    assert biases(core_of(frozen)) == {"conv1": True, "conv2": False}
+
+
+def test_weights_come_back_from_a_training_model_without_biases():
+    model = built("cnn")
+    training, core = common.training_model(model, common.REFERENCE_RANGES, "float32")
+    shake(core)
+    common.copy_weights(model, core)
+    assert np.allclose(numpy(model(PICTURES)), numpy(training(PICTURES, training=False)), atol=1e-5)
+    assert not model.get_layer("conv1").get_weights()[1].any()
+
+
+@pytest.mark.parametrize("target", ["augmented", "original"])
+def test_autoencoder_trains_on_pairs_of_reconstruction_and_target(autoencoder, target):
+    training, _ = common.training_model(autoencoder, common.REFERENCE_RANGES, "float32", target)
+    pair = numpy(training(PICTURES, training=False))
+    assert pair.shape == (6, 2, 32, 32, 3)
+    assert np.allclose(pair[:, 0], numpy(autoencoder(PICTURES)), atol=1e-4)
+    assert np.allclose(pair[:, 1], PICTURES / 255, atol=1e-6)
+    goal = numpy(training(PICTURES, training=True))[:, 1]
+    assert np.allclose(goal, PICTURES / 255, atol=1e-6) == (target == "original")
+    assert goal.max() <= 1
+
+
+def test_augmented_target_is_what_the_autoencoder_sees(autoencoder):
+    training, core = common.training_model(autoencoder, common.REFERENCE_RANGES, "float32", "augmented")
+    common.seed_layers(training, core, 0, 1, 0)
+    goal = numpy(training(PICTURES, training=True))[:, 1]
+    common.seed_layers(training, core, 0, 1, 0)
+    seen = numpy(training.get_layer("augment")(PICTURES, training=True))
+    assert np.allclose(goal, seen / 255, atol=1e-6)
+
+
+def test_error_and_psnr_are_those_of_scikit_image():
+    random = np.random.default_rng(0)
+    pair = random.uniform(0, 1, (5, 2, 32, 32, 3)).astype("float32")
+    pair[:, 1] = pair[:, 0] + random.normal(0, 0.1, pair[:, 0].shape) * np.arange(1, 6).reshape(5, 1, 1, 1)
+    errors = [metrics.mean_squared_error(one, other) for one, other in pair]
+    ratios = [metrics.peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pair]
+    assert np.allclose(numpy(common.reconstruction_error(None, pair)), errors, rtol=1e-5)
+    assert np.allclose(numpy(common.psnr(None, pair)), ratios, atol=1e-4)
+    equal = np.stack([pair[:, 0], pair[:, 0]], axis=1)
+    assert np.all(np.isfinite(numpy(common.psnr(None, equal))))
+
+
+# --- Fused batch normalisation ---
+
+fused = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the fused layer is used with TensorFlow alone"
+)
+FEW = np.random.default_rng(1).normal(2, 3, (2, 2, 2, 5)).astype("float32")  # 8 values a channel: n / (n - 1) counts
+
+
+def pair_of_layers(trainable=True, dtype="float32"):
+    """The fused layer and Keras's own with the same weights, none of them at its initial value."""
+    pair = [kind(dtype=dtype, momentum=0.9) for kind in (common.FusedBatchNormalization, layers.BatchNormalization)]
+    random = np.random.default_rng(2)
+    weights = [random.uniform(0.5, 2, 5).astype("float32") for _ in range(4)]
+    for layer in pair:
+        layer.build(FEW.shape)
+        layer.set_weights(weights)
+        layer.trainable = trainable
+    return pair
+
+
+def outputs_and_gradients(layer, inputs, training):
+    import tensorflow as tf
+
+    inputs = tf.constant(inputs)
+    upstream = tf.constant(np.random.default_rng(3).normal(size=inputs.shape), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        out = layer(inputs, training=training)
+        loss = tf.reduce_sum(tf.cast(out, tf.float32) ** 2 * upstream)
+    return [out, *tape.gradient(loss, [inputs, layer.gamma.value, layer.beta.value])]
+
+
+@fused
+@pytest.mark.parametrize(("trainable", "training"), [(True, True), (True, False), (False, True), (True, None)])
+def test_fused_normalisation_is_keras_s_own(trainable, training):
+    ours, keras_own = pair_of_layers(trainable)
+    for found, expected in zip(
+        outputs_and_gradients(ours, FEW, training), outputs_and_gradients(keras_own, FEW, training), strict=True
+    ):
+        scale = np.abs(numpy(expected)).max()
+        assert np.allclose(numpy(found), numpy(expected), atol=2e-5 * scale)
+    for found, expected in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
+        assert np.allclose(found, expected, rtol=1e-5)
+
+
+@fused
+def test_fused_statistics_move_as_keras_s_do():
+    ours, keras_own = pair_of_layers()
+    start = ours.get_weights()
+    for inputs in (FEW, 2 * FEW + 1):
+        ours(inputs, training=True)
+        keras_own(inputs, training=True)
+    for before, found, expected in zip(start[2:], ours.get_weights()[2:], keras_own.get_weights()[2:], strict=True):
+        assert np.abs(found - before).max() > 0.1
+        assert np.allclose(found, expected, rtol=1e-5)
+
+
+@fused
+def test_fused_statistics_stay_where_the_layer_is_frozen_or_only_used():
+    for trainable, training in ((False, True), (True, False)):
+        ours, _ = pair_of_layers(trainable)
+        start = ours.get_weights()
+        ours(FEW, training=training)
+        assert all(np.array_equal(a, b) for a, b in zip(start, ours.get_weights(), strict=True))
+
+
+@fused
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_normalisation_in_mixed_precision(training):
+    ours, keras_own = pair_of_layers(dtype="mixed_bfloat16")
+    found = ours(FEW, training=training)
+    assert keras.backend.standardize_dtype(found.dtype) == "bfloat16"
+    expected = keras_own(FEW, training=training)
+    assert np.allclose(numpy(keras.ops.cast(found, "float32")), numpy(keras.ops.cast(expected, "float32")), atol=0.05)
+    for a, b in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
+        assert a.dtype == np.float32
+        assert np.allclose(a, b, rtol=0.01)
+
+
+@fused
+def test_training_models_use_the_fused_layer(cnn):
+    _, core = common.training_model(cnn, common.REFERENCE_RANGES, "float32")
+    norms = [type(layer) for layer in core.layers if isinstance(layer, layers.BatchNormalization)]
+    assert norms == [common.FusedBatchNormalization] * 2

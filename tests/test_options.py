@@ -1,0 +1,200 @@
+"""The command line: options, refusals, run names, exit status, and that none of it waits for TensorFlow."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import options
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
+
+
+def test_defaults_are_the_reference_study(arguments):
+    args = arguments()
+    assert (args.data, args.keep, args.val, args.fold, args.seed) == (None, None, 0.15, 1, 0)
+    assert args.reduced == ["2", "4", "9"]
+    assert (args.noaug, args.target, args.precision, args.name, args.force) == (False, "augmented", "auto", None, False)
+    assert (args.epochs, args.batch_size, args.learning_rate, args.patience) == (None, None, None, None)
+
+
+def test_values_are_converted(arguments):
+    args = arguments(
+        "--epochs", "5", "--val", ".2", "--learning-rate", "1e-2", "--seed", "4294967295", "--name", "a-1B"
+    )
+    assert (args.epochs, args.val, args.learning_rate, args.seed, args.name) == (5, 0.2, 0.01, 2**32 - 1, "a-1B")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("bird, 4,truck", ["bird", "4", "truck"]), ("none", []), ("none,2", ["none", "2"])]
+)
+def test_list_of_classes(arguments, text, words):
+    assert arguments("--reduced", text).reduced == words
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ("--epochs 0", "'0' is not a whole number, at least 1"),
+        ("--epochs 1.5", "'1.5' is not a whole number, at least 1"),
+        ("--epochs many", "'many' is not a whole number, at least 1"),
+        ("--batch-size 0", "'0' is not a whole number, at least 1"),
+        ("--patience 0", "'0' is not a whole number, at least 1"),
+        ("--keep 1", "'1' is not a whole number, at least 2"),
+        ("--fold 0", "'0' is not a whole number, at least 1 and at most 1000"),
+        ("--seed -1", "'-1' is not a whole number, at least 0"),
+        ("--seed 4294967296", "'4294967296' is not a whole number, at least 0 and at most 4294967295"),
+        ("--val 0", "'0' is not a number, more than 0 and less than 1"),
+        ("--val 1", "'1' is not a number, more than 0 and less than 1"),
+        ("--val nan", "'nan' is not a number"),
+        ("--learning-rate inf", "'inf' is not a number, at least 0"),
+        ("--learning-rate -1", "'-1' is not a number, at least 0"),
+        ("--name a_b", "'a_b' may hold letters, digits and '-' only"),
+        ("--name ../a", "'../a' may hold letters, digits and '-' only"),
+        ("--name", "--name: expected one argument"),
+        ("--reduced bird,,deer", "'bird,,deer' is not a list such as bird,deer,truck or 2,4,9, or none"),
+        ("--precision float16", "invalid choice: 'float16'"),
+        ("--target x", "invalid choice: 'x'"),
+        ("--epoch 5", "unrecognized arguments: --epoch 5"),  # no abbreviations
+        ("--nouag", "unrecognized arguments: --nouag"),
+        ("stray", "unrecognized arguments: stray"),
+    ],
+)
+def test_unusable_options_are_refused_in_one_sentence(arguments, argv, sentence):
+    with pytest.raises(options.InputError) as refusal:
+        arguments(*argv.split())
+    assert sentence in str(refusal.value)
+    assert str(refusal.value).endswith("--help lists the options")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("epochs", ["1" + "0" * 400, "9" * 5000])
+def test_numbers_beyond_measure_are_refused_too(arguments, epochs):
+    with pytest.raises(options.InputError, match="whole number"):
+        arguments("--epochs", epochs)
+
+
+def test_original_target_without_augmentation_is_refused(arguments):
+    with pytest.raises(options.InputError, match=r"--target original .* --noaug"):
+        arguments("--noaug", "--target", "original")
+
+
+@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2"])
+def test_names_that_are_words_of_run_names_are_refused(arguments, name):
+    with pytest.raises(options.InputError, match=name):
+        arguments("--name", name)
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({"model": "cnn"}, "cnn"),
+        ({"model": "cnn", "prefix": "digits"}, "digits_cnn"),
+        ({"model": "autoencoder", "noaug": True}, "autoencoder_noaug"),
+        ({"model": "autoencoder", "target": "original"}, "autoencoder_original"),
+        (
+            {"model": "mod_autoencoder_cls", "prefix": "a", "noaug": True, "name": "x-1"},
+            "a_mod_autoencoder_cls_noaug_x-1",
+        ),
+    ],
+)
+def test_run_names(parts, name):
+    assert options.run_name(**parts) == name
+
+
+def test_different_runs_have_different_names():
+    data = [options.data_prefix(source) for source in (None, "digits", "some/other.npz", "mod.npz")]
+    variants = [(False, "augmented"), (True, "augmented"), (False, "original")]
+    runs = list(itertools.product(options.MODELS, data, variants, [None, "a", "b-c"]))
+    names = {options.run_name(model, prefix, *variant, name) for model, prefix, variant, name in runs}
+    assert len(names) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("source", "prefix"),
+    [(None, ""), ("digits", "digits"), ("/some/My Data_v2.npz", "my-data-v2"), ("___.npz", "data"), ("é.npz", "data")],
+)
+def test_data_prefix_is_fit_for_a_file_name(source, prefix):
+    assert options.data_prefix(source) == prefix
+
+
+def python(*argv, **more):
+    return subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60, **more)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--nouag", 2)])
+def test_answers_without_loading_the_heavy_packages(script, option, status):
+    required = ["--model", "cnn"] if script == "evaluate.py" else []
+    result = python("-X", "importtime", script, *required, option)
+    assert result.returncode == status
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in result.stderr.splitlines() if "|" in line}
+    assert "options" in imported
+    assert not imported & {"tensorflow", "keras", "jax", "sklearn", "skimage", "matplotlib", "common"}
+    if status:
+        (message,) = [line for line in result.stderr.splitlines() if "import time:" not in line]
+        assert message.startswith(f"{script}: ")
+        assert "--nouag" in message
+        assert result.stdout == ""
+    else:
+        assert "--batch-size" in result.stdout
+
+
+def test_table_of_knobs_names_every_knob():
+    table = python("options.py").stdout
+    knobs = [knob for knob, _ in options.OPTIONS.values() if knob]
+    assert [line.split()[0] for line in table.splitlines()] == knobs
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (None, 0, ""),
+        (options.InputError("the input; mend it"), 2, "the input; mend it"),
+        (options.RunFailed("the run; repeat it"), 1, "the run; repeat it"),
+        (KeyboardInterrupt(), 130, "stopped; the same command"),
+        (options.Terminated(), 143, "terminated; the same command"),
+    ],
+)
+def test_exit_status_and_message(capsys, error, status, message):
+    def main():
+        if error:
+            raise error
+
+    with pytest.raises(SystemExit) as end:
+        options.run(main)
+    assert end.value.code == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert len(printed.err.strip().splitlines()) == (1 if error else 0)
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        options.run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_a_process_with_their_status(number, status):
+    code = "import options, time; options.run(lambda: [print('ready', flush=True), time.sleep(60)])"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert "Traceback" not in error
+
+
+def test_termination_is_polite_only_while_asked_for():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(options.Terminated), options.terminate_politely():
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    assert signal.getsignal(signal.SIGTERM) == before

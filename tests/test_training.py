@@ -1,0 +1,552 @@
+"""Training: what it leaves alone, how it ends, how it goes on after an interruption, what it refuses."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import threading
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import common
+from options import InputError, RunFailed
+
+TIMING = {"seconds", "images_per_second"}
+FINISHED = ("--precision", "float32", "--epochs", 4)
+WORSENING = ("--epochs", 40, "--learning-rate", 0.01)
+
+
+def build_tiny(x, classes):
+    x = layers.Conv2D(4, 8, strides=8, name="conv")(x)
+    x = layers.BatchNormalization(momentum=0.5, name="norm")(x)
+    x = layers.Dropout(0.2, name="dropout")(layers.Flatten(name="flatten")(x))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+
+
+def build_tiny_autoencoder(x, classes=None):
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, padding="same", name="conv")(x))
+    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_recipes():
+    """Models that train in a second, under the names `tiny` and `tiny_autoencoder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(common.RECIPES, "tiny", common.Recipe(build_tiny, batch_size=64, epochs=2))
+        recipe = dataclasses.replace(common.RECIPES["autoencoder"], build=build_tiny_autoencoder, epochs=1)
+        patch.setitem(common.RECIPES, "tiny_autoencoder", recipe)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fold(npz, arguments):
+    return common.prepare_fold(arguments("--data", npz))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return common.Run("tiny", 1, tmp_path)
+
+
+@pytest.fixture
+def train(fold, arguments):
+    """train(run, '--epochs', 3, model='tiny', …): a training of the fold, or of another."""
+
+    def train(run, *argv, model="tiny", fold=fold, **more):
+        common.train(model, run, fold, arguments(*argv), **more)
+        return run
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, fold, arguments):
+    """A finished training, and the weights that its model began with; copy it before changing it."""
+    run, start = common.Run("tiny", 1, tmp_path_factory.mktemp("finished")), {}
+
+    def keep_start(model):
+        start.update({layer.name: layer.get_weights() for layer in model.layers})
+        return {"note": "from take"}
+
+    common.train("tiny", run, fold, arguments(*FINISHED), take=keep_start)
+    return run, start
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished[0].folder, tmp_path, dirs_exist_ok=True)
+    return common.Run("tiny", 1, tmp_path)
+
+
+@pytest.fixture
+def no_fit(monkeypatch):
+    """Make every training fail that begins to train."""
+
+    def fit(self, *_, **__):
+        raise AssertionError("this trained")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+
+
+def stop_in_epoch(patch, epoch, error=KeyboardInterrupt):
+    """Raise `error` in the middle of `epoch` (from 1)."""
+    plain = common.Progress.on_train_batch_end
+
+    def interrupted(self, batch, logs=None):
+        plain(self, batch, logs)
+        if self.epoch == epoch and batch == 2:
+            raise error
+
+    patch.setattr(common.Progress, "on_train_batch_end", interrupted)
+
+
+def equal_weights(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+def without_timing(history):
+    return {key: values for key, values in history.items() if key not in TIMING}
+
+
+# --- A finished training ---
+
+
+def test_record_holds_what_the_design_asks_for(finished, fold):
+    run, _ = finished
+    record = json.loads((run.folder / "tiny_fold1.json").read_text())
+    assert (record["run"], record["fold"], record["note"]) == ("tiny", 1, "from take")
+    expected = {
+        "epochs": 4,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "patience": 15,
+        "seed": 0,
+        "keep": None,
+        "val": 0.15,
+    }
+    assert record["settings"].items() >= {**expected, "precision": "float32", "reduced": [2, 4, 9]}.items()
+    assert record["data"] == fold.record
+    assert record["parameters"] == (8 * 8 * 3 + 1) * 4 + 4 * 4 + (64 + 1) * 10
+    assert record["trainable_parameters"] == record["parameters"] - 2 * 4
+    history = record["history"]
+    assert history.keys() == {"loss", "accuracy", "val_loss", "val_accuracy", "learning_rate", *TIMING}
+    assert {len(values) for values in history.values()} == {4}
+    assert record["best_epoch"] == int(np.argmin(history["val_loss"])) + 1
+    assert record["seconds"] == sum(history["seconds"]) > 0
+    assert min(history["images_per_second"]) <= record["images_per_second"] <= max(history["images_per_second"])
+    assert (record["precision"], record["device"]) == ("float32", common.set_up_device()[0])
+    assert record["versions"]["keras"] == keras.__version__
+    assert record["versions"].keys() >= {"python", "numpy", "scikit-learn", keras.backend.backend()}
+    assert record["commit"] == common.current_commit()
+    assert record["checkpoint_sha256"] == common.file_sha256(run.checkpoint)
+    assert {path.name for path in run.folder.iterdir()} == {"tiny_fold1.keras", "tiny_fold1.json"}
+
+
+def is_cancelled(name, weights):
+    """True for the bias of a convolution whose batch normalisation subtracts it again, which is not trained."""
+    return name in ("conv", "conv1", "conv2") and weights.ndim == 1
+
+
+def test_training_moves_every_weight(finished):
+    run, start = finished
+    for layer in run.load_model().layers:
+        for before, after in zip(start[layer.name], layer.get_weights(), strict=True):
+            assert np.array_equal(before, after) == is_cancelled(layer.name, before)
+
+
+def test_validation_loss_is_that_of_the_finished_model_on_the_fold_s_pictures_as_they_are(finished, fold):
+    run, _ = finished
+    record = run.read_record()
+    model = run.load_model()
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = model.evaluate(fold.x_val, fold.y_val, verbose=0)
+    best = record["best_epoch"] - 1
+    assert loss == pytest.approx(record["history"]["val_loss"][best], abs=1e-4)
+    assert accuracy == pytest.approx(record["history"]["val_accuracy"][best], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "balanced"), [("tiny", None, True), ("tiny_autoencoder", "augmented", False)]
+)
+def test_training_batches_are_drawn_and_validation_is_the_fold_s_own(
+    train, run, fold, monkeypatch, model, target, balanced
+):
+    class Stop(Exception):
+        pass
+
+    given = {}
+
+    def fit(self, batches, **settings):
+        given.update(settings, batches=batches, optimizer=self.optimizer)
+        raise Stop
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(Stop):
+        train(common.Run(model, 3, run.folder), "--seed", 7, "--batch-size", 20, model=model, target=target)
+    assert given["validation_data"][0] is fold.x_val
+    assert given["validation_data"][1] is fold.y_val
+    expected = common.BalancedBatches(fold.x_train, fold.y_train, 20, seed=7, fold=3, balanced=balanced)
+    assert given["steps_per_epoch"] == expected.steps_per_epoch == (34 * 10 if balanced else len(fold.x_train)) // 20
+    assert all(np.array_equal(given["batches"].rows(step), expected.rows(step)) for step in range(30))
+    assert type(given["optimizer"]) is (keras.optimizers.RMSprop if target else keras.optimizers.Adam)
+    schedule = [c for c in given["callbacks"] if isinstance(c, keras.callbacks.ReduceLROnPlateau)]
+    assert [(c.monitor, c.factor, c.patience, c.min_lr, c.cooldown) for c in schedule] == (
+        [] if target else [("val_loss", 0.3, 10, 1e-4, 1)]
+    )
+
+
+@pytest.mark.parametrize(("augment", "target"), [(True, "augmented"), (False, "augmented"), (True, "original")])
+def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, augment, target):
+    made = []
+    plain = common.training_model
+    monkeypatch.setattr(common, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
+    train(run, "--batch-size", 100, model="tiny_autoencoder", target=target, augment=augment)
+    (((_, ranges, _, found_target), _),) = made
+    assert ranges == (common.REFERENCE_RANGES if augment else common.Ranges())
+    assert found_target == target
+    history = run.read_record()["history"]
+    assert history.keys() == {"loss", "psnr", "val_loss", "val_psnr", "learning_rate", *TIMING}
+    assert -10 * np.log10(history["val_loss"][0]) <= history["val_psnr"][0] < 40
+
+
+def test_frozen_layers_stay_as_they_were_taken_and_all_others_move(train, run):
+    recipe = common.RECIPES["autoencoder_cls"]
+    autoencoder = common.finished_model(common.RECIPES["autoencoder"], 10, "autoencoder")
+    for layer in autoencoder.layers:  # statistics that differ from a new layer's
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([weight + 0.3 for weight in layer.get_weights()])
+    taken, start = [], {}
+
+    def take(model):
+        taken.extend(common.take_weights(model, autoencoder, recipe.frozen_until))
+        start.update({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
+        return {}
+
+    train(run, "--epochs", 1, "--batch-size", 170, model="autoencoder_cls", take=take)
+    assert {"block1_norm1", "block2_norm2"} <= set(taken)
+    trained = run.load_model()
+    for name, before in start.items():
+        for a, b in zip(before, trained.get_layer(name).get_weights(), strict=True):
+            assert np.array_equal(a, b) == (name in taken or is_cancelled(name, a)), name
+    assert run.read_record()["trainable_parameters"] == 1_826_634
+
+
+# --- How a training ends ---
+
+
+@pytest.fixture(scope="module")
+def worsening(fold):
+    """The fold with wrong validation labels: what is learnt makes the validation loss worse, epoch by epoch."""
+    return dataclasses.replace(fold, y_val=(fold.y_val + 1) % 10)
+
+
+@pytest.fixture(scope="module")
+def run_through(tmp_path_factory, worsening, arguments):
+    """A training to its early end, whose learning rate falls on the way; its batch-norm weights after each epoch."""
+    run, weights = common.Run("tiny", 1, tmp_path_factory.mktemp("through")), []
+    plain = common.KeepState.on_epoch_end
+
+    def keep(self, epoch, logs=None):
+        plain(self, epoch, logs)
+        weights.append(self.core.get_layer("norm").get_weights())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common.KeepState, "on_epoch_end", keep)
+        common.train("tiny", run, worsening, arguments(*WORSENING))
+    return run, weights
+
+
+def test_early_stopping_and_schedule_are_the_reference_s(run_through):
+    record = run_through[0].read_record()
+    history, best = record["history"], record["best_epoch"]
+    assert len(history["loss"]) == best + 15 < 40
+    assert min(history["val_loss"]) == history["val_loss"][best - 1]
+    rates = history["learning_rate"]
+    assert rates[: best + 10] == pytest.approx([0.01] * (best + 10))
+    assert rates[best + 10 :] == pytest.approx([0.003] * 5)
+
+
+def test_the_best_epoch_s_weights_are_kept_not_the_last_s(run_through):
+    run, weights = run_through
+    kept, best = run.load_model().get_layer("norm").get_weights(), run.read_record()["best_epoch"] - 1
+    assert best < len(weights) - 1
+    for epoch, group in enumerate(weights):
+        assert all(np.array_equal(a, b) for a, b in zip(kept, group, strict=True)) == (epoch == best)
+
+
+def test_an_interrupted_training_ends_as_one_run_through(run_through, train, run, worsening, capsys):
+    through, _ = run_through
+    best = through.read_record()["best_epoch"]
+    for epoch, before in ((3, 0), (best + 12, 2)):  # the second: after the learning rate fell, before the early end
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_in_epoch(patch, epoch)
+            train(run, *WORSENING, fold=worsening)
+        assert ("going on after epoch" in capsys.readouterr().out) == bool(before)
+        assert run.state.exists()
+        assert not run.checkpoint.exists()
+    train(run, *WORSENING, fold=worsening)
+    assert f"going on after epoch {best + 11} of {run.state}" in capsys.readouterr().out
+
+    assert equal_weights(run.load_model(), through.load_model())
+    record, expected = run.read_record(), through.read_record()
+    assert without_timing(record["history"]) == without_timing(expected["history"])
+    assert {len(values) for values in record["history"].values()} == {best + 15}
+    assert (record["best_epoch"], record["settings"]) == (expected["best_epoch"], expected["settings"])
+    assert not run.state.exists()
+
+
+def test_stopped_between_the_last_epoch_and_the_file_it_only_writes_the_file(finished, train, run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(common.Run, "finish", interrupted)
+        train(run, *FINISHED)
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "fit", interrupted)
+        train(run, *FINISHED)
+    assert equal_weights(run.load_model(), finished[0].load_model())  # the same seed, the same result
+    assert without_timing(run.read_record()["history"]) == without_timing(finished[0].read_record()["history"])
+
+
+def test_first_weights_depend_on_seed_and_fold_alone(train, run, no_fit):
+    def first_weights(seed, fold_number):
+        kept = []
+        with pytest.raises(AssertionError, match="this trained"):
+            train(
+                common.Run("tiny", fold_number, run.folder),
+                "--seed",
+                seed,
+                take=lambda m: kept.append(m.get_weights()) or {},
+            )
+        return kept[0][0]
+
+    first = first_weights(3, 1)
+    keras.utils.set_random_seed(12)
+    assert np.array_equal(first_weights(3, 1), first)
+    assert not np.array_equal(first_weights(4, 1), first)
+    assert not np.array_equal(first_weights(3, 2), first)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(train, run):
+    with pytest.raises(RunFailed, match=r"the loss became nan in epoch 1; try a smaller LR than 1e\+30"):
+        train(run, "--learning-rate", "1e30")
+    assert not run.checkpoint.exists()
+    assert not run.state.exists()
+
+
+# --- What is there already ---
+
+
+def test_same_settings_are_skipped(copy, train, no_fit, capsys):
+    before = common.file_sha256(copy.checkpoint)
+    train(copy, *FINISHED)
+    assert f"{copy.checkpoint} is finished already" in capsys.readouterr().out
+    assert common.file_sha256(copy.checkpoint) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--epochs", 5, "epochs 4 there, 5 now"),
+        ("--learning-rate", 0.1, "learning_rate 0.001 there, 0.1 now"),
+        ("--seed", 1, "seed 0 there, 1 now"),
+        ("--precision", "mixed_bfloat16", "precision float32 there, mixed_bf"),
+    ],
+)
+def test_other_settings_are_refused_naming_what_differs(copy, train, no_fit, option, value, words):
+    with pytest.raises(InputError, match=words) as refusal:
+        train(copy, *FINISHED, option, value)
+    assert "NAME=" in str(refusal.value)
+    assert "FORCE=1" in str(refusal.value)
+
+
+def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
+    other = dataclasses.replace(fold, record={**fold.record, "train_sha256": "0" * 64})
+    with pytest.raises(InputError, match=r"train_sha256 .* there, 000000000000 now"):
+        train(copy, *FINISHED, fold=other)
+    with pytest.raises(InputError, match="augment None there, True now"):
+        train(copy, *FINISHED, augment=True)
+
+
+@pytest.fixture
+def unfinished(train, run):
+    """A training of two epochs that was stopped in its second."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in_epoch(patch, 2)
+        train(run)
+    return run
+
+
+def test_an_unfinished_training_refuses_other_settings(unfinished, train):
+    before = unfinished.state.read_bytes()
+    with pytest.raises(InputError, match=r"unfinished training .*\(batch_size 64 there, 32 now\)"):
+        train(unfinished, "--batch-size", 32)
+    assert unfinished.state.read_bytes() == before
+
+
+def test_force_trains_again_and_replaces(copy, train, finished):
+    train(copy, "--precision", "float32", "--epochs", 1, "--force")
+    assert copy.read_record()["settings"]["epochs"] == 1
+    assert not equal_weights(copy.load_model(), finished[0].load_model())
+
+
+@pytest.mark.parametrize("damage", ["record text", "record gone", "checkpoint cut", "checkpoint of another"])
+def test_damaged_finished_files_are_refused(copy, train, no_fit, damage):
+    record = copy.path(".json")
+    if damage == "record text":
+        record.write_text(record.read_text()[:-40])
+    elif damage == "record gone":
+        record.unlink()
+    elif damage == "checkpoint cut":
+        copy.checkpoint.write_bytes(copy.checkpoint.read_bytes()[:-1])
+    else:
+        copy.load_model().save(copy.checkpoint)
+        with open(copy.checkpoint, "ab") as file:
+            file.write(b"\0")
+    with pytest.raises(InputError, match=r"do not belong together, or one is damaged.* FORCE=1"):
+        train(copy, *FINISHED)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
+def test_a_damaged_state_is_refused(unfinished, train, damage):
+    content = bytearray(unfinished.state.read_bytes())
+    content[len(content) // 2] ^= 1
+    whole = unfinished.state.read_bytes()
+    unfinished.state.write_bytes({"cut": whole[: len(whole) // 2], "flipped": content, "text": b"not a state"}[damage])
+    with pytest.raises(InputError, match=r"tiny_fold1\.state is damaged .* FORCE=1"):
+        train(unfinished)
+
+
+def test_a_run_in_training_is_refused_to_others_who_are_told_whose_it_is(run):
+    with run.lock():
+        with pytest.raises(InputError, match=rf"tiny fold 1 is being trained by process {os.getpid()}\b"), run.lock():
+            pass
+        with common.Run("tiny", 2, run.folder).lock(), common.Run("tiny", 1, run.folder / "other").lock():
+            pass
+    with run.lock():  # free again
+        pass
+
+
+def test_who_waits_for_a_run_in_training_gets_it_when_it_is_done(run, capsys):
+    order = []
+
+    def wait():
+        with run.lock(wait=True):
+            order.append("waited")
+
+    with run.lock():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        order.append("trained")
+    thread.join(10)
+    assert order == ["trained", "waited"]
+    assert f"by process {os.getpid()}; waiting" in capsys.readouterr().out
+
+
+# --- Files ---
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "some" / "file"
+    common.commit(path, lambda file: file.write(b"first"))
+
+    def fill_the_disk(file):
+        file.write(b"sec")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RunFailed, match=r"file could not be written .No space left on device"):
+        common.commit(path, fill_the_disk)
+    assert path.read_bytes() == b"first"
+    assert [found.name for found in path.parent.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_no_finished_file_and_loses_no_epoch(unfinished, train, monkeypatch):
+    def fill_the_disk(self, path, *_, **__):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(keras.Model, "save", fill_the_disk)
+    with pytest.raises(RunFailed, match=r"tiny_fold1\.keras could not be written .No space left"):
+        train(unfinished)
+    assert sorted(path.name for path in unfinished.folder.iterdir()) == ["tiny_fold1.state"]
+
+
+def write_autoencoder(folder, name, kept="k"):
+    run = common.Run(name, None, folder)
+    run.checkpoint.write_bytes(name.encode())
+    digest = common.file_sha256(run.checkpoint)
+    record = {"data": {"sha256": "s", "kept_sha256": kept, "train_sha256": name}, "checkpoint_sha256": digest}
+    run.path(".json").write_text(json.dumps(record))
+
+
+def test_autoencoder_is_found_by_its_images_under_its_name_or_without(workdir, fold, arguments):
+    (workdir / "checkpoints").mkdir()
+    wanted = dataclasses.replace(fold, prefix="", record={"sha256": "s", "kept_sha256": "k", "train_sha256": "t"})
+
+    def found(*argv):
+        answer = common.find_autoencoder(arguments(*argv), wanted)
+        return answer and answer[0].name
+
+    assert found() is None
+    write_autoencoder(workdir / "checkpoints", "autoencoder")
+    write_autoencoder(workdir / "checkpoints", "autoencoder_noaug")
+    write_autoencoder(workdir / "checkpoints", "autoencoder_a")
+    write_autoencoder(workdir / "checkpoints", "autoencoder_b", kept="others")
+    assert found() == "autoencoder"
+    assert found("--noaug") == "autoencoder_noaug"
+    assert found("--target", "original") is None
+    assert found("--name", "a") == "autoencoder_a"
+    assert found("--name", "b") == "autoencoder"  # b was trained on other images
+    assert found("--name", "c") == "autoencoder"
+
+
+# --- Precision ---
+
+
+@pytest.mark.parametrize(
+    ("requested", "flag", "precision", "reason"),
+    [
+        ("auto", "avx512_bf16", "mixed_bfloat16", "the hardware has avx512_bf16"),
+        ("auto", None, "float32", "no fast bfloat16 here"),
+        ("float32", "avx512_bf16", "float32", "as asked for"),
+        ("mixed_bfloat16", None, "mixed_bfloat16", "as asked for"),
+    ],
+)
+def test_precision_follows_the_hardware_unless_asked_for(monkeypatch, requested, flag, precision, reason):
+    monkeypatch.setattr(common, "set_up_device", lambda: ("a device", flag))
+    assert common.resolve_precision(requested) == (precision, reason)
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("fpu avx512f avx512_bf16 amx_bf16", "amx_bf16"),
+        ("fpu avx512f avx512_bf16", "avx512_bf16"),
+        ("fp asimd bf16", "bf16"),
+        ("fpu avx512f avx512_fp16", None),
+    ],
+)
+def test_processor_s_bfloat16_is_read_from_its_flags(monkeypatch, tmp_path, flags, found):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(common, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else None)
+    assert common.processor_has_bfloat16() == found
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="another backend emulates bfloat16 on a processor")
+@pytest.mark.parametrize("flag", ["avx512_bf16", None])
+def test_device_reports_the_processor_s_bfloat16(monkeypatch, flag):
+    import tensorflow as tf
+
+    monkeypatch.setattr(common, "processor_has_bfloat16", lambda: flag)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    device, fast = common.set_up_device.__wrapped__()
+    assert device == f"CPU, {common.usable_cores()} cores"
+    assert fast == flag
