@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import itertools
 import json
 import logging
@@ -20,13 +21,9 @@ import tempfile
 import time
 import zipfile
 import zlib
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-from sklearn.model_selection import StratifiedShuffleSplit
-
-from options import CHECKPOINTS, InputError, RunFailed, data_prefix, run_name
+from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, run_name
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -52,11 +49,20 @@ def silent_stderr():
 try:
     with silent_stderr():
         import keras
+        import numpy as np
         from keras import layers, ops
-except ImportError as error:
+        from sklearn.model_selection import StratifiedShuffleSplit
+except (ImportError, ValueError) as error:
     raise InputError(
-        f"this environment lacks {error.name}: install requirements.txt, or set KERAS_BACKEND=jax where JAX is there"
+        f"this environment cannot be used ({error}): install requirements.txt into it, or let make choose its own; "
+        "KERAS_BACKEND is tensorflow, or jax where JAX is installed"
     ) from None
+
+
+def first_line(error):
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
 
 # --- Data -----------------------------------------------------------------------------------------------------------
 
@@ -67,11 +73,6 @@ IMAGE_SHAPE = (32, 32, 3)
 def draw(seed, *key):
     """A numpy generator that depends on `seed` and on what is drawn (`key`: words and numbers), on nothing else."""
     return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
-
-
-def first_line(error):
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def sha256(*arrays):
@@ -102,7 +103,8 @@ def load_data(source=None, part="train"):
     Raises InputError where the data cannot be had; never falls back to other data.
     """
     if source is None:
-        images, labels, names, prefix = *load_cifar10(part), CIFAR10_CLASSES, ""
+        images, labels = load_cifar10()[0 if part == "train" else 1]
+        labels, names, prefix = labels.reshape(-1).astype(np.int64), CIFAR10_CLASSES, ""
     elif source == "digits":
         images, labels, names, prefix = *load_digits(part), tuple("0123456789"), "digits"
     else:
@@ -110,19 +112,19 @@ def load_data(source=None, part="train"):
     return Images(images, labels, names, Path(source or "cifar10").name, prefix)
 
 
-def load_cifar10(part):
-    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it."""
+@functools.cache
+def load_cifar10():
+    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it: (train, test)."""
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
     try:
-        train, test = keras.datasets.cifar10.load_data()
+        with file_lock(home / ".cifar10.lock"):  # Keras unpacks at every call, over what another fold may be reading
+            return keras.datasets.cifar10.load_data()
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise InputError(
-            f"CIFAR-10 is not in {home} and cannot be downloaded ({first_line(error)}): connect and repeat, "
+            f"CIFAR-10 cannot be had from {home} nor downloaded ({first_line(error)}): connect and repeat, "
             f"or save cifar-10-python.tar.gz as {home / 'cifar-10-batches-py-target_archive'}, "
             "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
         ) from None
-    images, labels = train if part == "train" else test
-    return images, labels.reshape(-1).astype(np.int64)
 
 
 def load_digits(part):
@@ -147,13 +149,15 @@ def load_npz(path, part):
             if missing:
                 raise InputError(f"{path!r} lacks {', '.join(sorted(missing))}; give DATA a .npz with all four arrays")
             full_size = npz_member_shape(file, "x_train")[0] == 50_000 and npz_member_shape(file, "x_test")[0] == 10_000
-            names = tuple(str(name) for name in file["class_names"]) if "class_names" in file else CIFAR10_CLASSES
+            names = tuple(name.item() for name in file["class_names"]) if "class_names" in file else CIFAR10_CLASSES
             images, labels = file[f"x_{part}"], file[f"y_{part}"]
     except FileNotFoundError:
         raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits") from None
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path!r} cannot be read as a .npz of plain arrays ({first_line(error)})") from None
 
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+        raise InputError(f"class_names in {path!r} must be different words, one for each class")
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
         raise InputError(
             f"x_{part} in {path!r} is {images.dtype} of shape {images.shape}; it must be uint8 of shape (n, 32, 32, 3)"
@@ -252,10 +256,11 @@ def prepare_fold(args, number=1):
         "val_sha256": sha256(val),
         "class_names": list(data.class_names),
         "reduced": reduced,
+        "keep": [int((data.labels[kept] == number).sum()) for number in reduced],
         "train_counts": np.bincount(data.labels[train], minlength=classes).tolist(),
         "val_counts": np.bincount(data.labels[val], minlength=classes).tolist(),
     }
-    cut = ", ".join(f"{data.class_names[c]} {int((data.labels[kept] == c).sum()):,}" for c in reduced)
+    cut = ", ".join(f"{data.class_names[c]} {n:,}" for c, n in zip(reduced, record["keep"], strict=True))
     print(
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
         f"fold {number}: {len(train):,} train, {len(val):,} validation"
@@ -323,9 +328,9 @@ REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True
 
 
 def affine_parameters(uniform, ranges):
-    """Six columns of numbers in [0, 1) -> rotation and shear (radians), shifts (shares), zooms, each in its range.
+    """Numbers in [0, 1), (batch, 7) -> (angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip), each (batch,).
 
-    `uniform` is (batch, 7); returns (angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip), each (batch,); flip is +-1.
+    Each fills its range: angle and shear in radians, shifts in shares of the picture's side, flip -1 or 1.
     """
     u = [uniform[:, column] for column in range(7)]
     radians = math.pi / 180
@@ -364,8 +369,8 @@ def affine_matrices(parameters, height, width):
 class Augment(layers.Layer):
     """Random affine augmentation: (batch, 32, 32, 3) 0-255 -> the same shape, float32; identity unless training.
 
-    One matrix and one bilinear interpolation per picture, edge pixels repeated. Stays float32 in every precision:
-    coordinates in bfloat16 would be off by a pixel's fraction that is larger than the interpolation's error.
+    One matrix and one bilinear interpolation per picture, edge pixels repeated. Stays float32 in every precision: in
+    bfloat16, pictures were off by 0.008 of their range on average.
     """
 
     def __init__(self, ranges, **kwargs):
@@ -483,13 +488,18 @@ def take_weights(target, source, last):
                 weights = source.get_layer(layer.name).get_weights()
                 layer.set_weights(weights)
             except ValueError as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"the autoencoder's layer {layer.name!r} cannot be taken: {reason}") from None
+                raise InputError(
+                    f"the autoencoder's layer {layer.name!r} cannot be taken: {first_line(error)}"
+                ) from None
             taken.append(layer.name)
         layer.trainable = False
         if layer.name == last:
             return taken
     raise InputError(f"the classifier has no layer {last!r} to freeze up to")
+
+
+def count_trainable(model):
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
 def copy_weights(target, source):
@@ -502,7 +512,7 @@ def copy_weights(target, source):
         layer.set_weights(weights[: len(own)] + own[len(weights) :])
 
 
-# --- Hardware: the one place that asks which backend runs -----------------------------------------------------------
+# --- Hardware, and what depends on the backend ----------------------------------------------------------------------
 
 
 def usable_cores():
@@ -654,287 +664,82 @@ def psnr(labels, pair):
     return -10 * ops.log10(error)
 
 
-# --- Training -------------------------------------------------------------------------------------------------------
-
-
-class Progress(keras.callbacks.Callback):
-    """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
-
-    def __init__(self, fold, epochs, steps, batch_size):
-        super().__init__()
-        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
-        self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
-        self.live = sys.stdout.isatty()
-        self.first = True
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch + 1
-        self.began = self.looked = time.perf_counter()
-        self.trained = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        now = time.perf_counter()
-        if now - self.looked > 1:  # reading the loss makes a GPU wait, so not at every step
-            self.looked = now
-            self.require_finite(float(logs["loss"]))
-            if self.live:
-                place = f"{self.label}epoch {self.epoch}/{self.epochs}  step {batch + 1}/{self.steps}"
-                rate = (batch + 1) * self.batch_size / (now - self.began)
-                print(f"\r{place}  loss {float(logs['loss']):.4f}  {rate:,.0f} images/s\033[K", end="", flush=True)
-
-    def on_test_begin(self, logs=None):
-        self.trained = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.require_finite(logs["loss"])
-        self.require_finite(logs["val_loss"])
-        seconds = time.perf_counter() - self.began
-        logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        logs["seconds"] = seconds
-        logs["images_per_second"] = self.steps * self.batch_size / (self.trained - self.began)
-        score = "accuracy" if "accuracy" in logs else "psnr"
-        form = ".4f" if score == "accuracy" else ".2f"
-        if self.live:
-            print("\r\033[K", end="")
-        print(
-            f"{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
-            f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
-            f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
-            flush=True,
-        )
-        left = self.epochs - self.epoch
-        if self.first and left:
-            print(f"{self.label}at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
-        self.first = False
-
-    def require_finite(self, loss):
-        if not math.isfinite(loss):
-            raise RunFailed(
-                f"the loss became {loss} in epoch {self.epoch}; "
-                f"try a smaller LR than {float(ops.convert_to_numpy(self.model.optimizer.learning_rate)):g}"
-            )
-
-
-def duration(seconds):
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class KeepState(keras.callbacks.Callback):
-    """Keeps the best weights, and commits after each epoch all that an exact continuation needs.
-
-    The counters of early stopping and of the learning-rate schedule follow from the history, so a continued run replays
-    the history through those callbacks instead of saving what is inside them.
-    """
-
-    def __init__(self, path, core, settings, replayed, stopping, epochs):
-        super().__init__()
-        self.path, self.core, self.settings = path, core, settings
-        self.replayed, self.stopping, self.epochs = replayed, stopping, epochs
-        self.history, self.best, self.finished = [], None, False
-
-    def restore(self):
-        """Take up a state from disk, if there is one; returns the number of epochs it had finished."""
-        if not self.path.exists():
-            return 0
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                note = json.loads(file["note"].tobytes())
-                groups = [[file[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{self.path} is damaged ({error}); FORCE=1 starts this training again") from None
-        require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
-        weights, self.best, optimizer = groups
-        try:
-            self.core.set_weights(weights)
-            for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
-                variable.assign(value)
-        except ValueError:
-            raise InputError(
-                f"{self.path} is of another version of this code: finish it with that, or FORCE=1 starts it again"
-            ) from None
-        self.history, self.finished = note["history"], note["finished"]
-        if note["machine"] != machine():
-            print(f"continuing a training of another machine ({note['machine']}): not bit-identical to one run through")
-        return len(self.history)
-
-    def on_train_begin(self, logs=None):
-        # From the first epoch's rate, which the schedule lowers again as it did; the state's is lowered already.
-        self.model.optimizer.learning_rate = self.settings["learning_rate"]
-        for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
-            for epoch, past in enumerate(self.history):
-                callback.on_epoch_end(epoch, dict(past))
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.history.append({key: float(value) for key, value in logs.items()})
-        weights = self.core.get_weights()
-        if self.stopping.best_epoch == epoch:
-            self.best = weights
-        self.finished = bool(self.model.stop_training) or epoch + 1 == self.epochs
-        optimizer = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
-        groups = {"weights": weights, "best": self.best, "optimizer": optimizer}
-        note = {
-            "settings": self.settings,
-            "history": self.history,
-            "finished": self.finished,
-            "machine": machine(),
-            **{group: len(arrays) for group, arrays in groups.items()},
-        }
-        arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
-        arrays["note"] = np.frombuffer(json.dumps(note).encode(), np.uint8)
-        commit(self.path, lambda file: np.savez(file, **arrays))
-
-
-def best_epoch(history):
-    """Index of the epoch with the lowest validation loss, the first of equals."""
-    return int(np.argmin([logs["val_loss"] for logs in history]))
-
-
-def resolve_settings(args, recipe, fold, **more):
-    """Everything that the result follows from, as it goes into the record."""
-    chosen = {
-        name: getattr(recipe, name) if getattr(args, name) is None else getattr(args, name)
-        for name in ("epochs", "batch_size", "learning_rate", "patience")
-    }
-    given = {name: getattr(args, name) for name in ("seed", "keep", "val", "precision")}
-    data = {key: fold.record[key] for key in ("reduced", "sha256", "kept_sha256", "train_sha256")}
-    return {**given, **chosen, **data, **more}
-
-
-def train(model_name, run, fold, args, target=None, take=None, **settings):
-    """Train a model of RECIPES on `fold`, going on from a state if there is one; write its checkpoint and record.
-
-    `settings` are what the result follows from besides the options that every training has. `take(model)` may put
-    weights of another model into the new one and freeze layers; what it returns goes into the record. Does nothing
-    where the run is finished with the same settings.
-    """
-    recipe = RECIPES[model_name]
-    settings = resolve_settings(args, recipe, fold, **settings)
-    if run.already_finished(settings, args.force):
-        return
-    number = run.fold or 1
-    device, _ = set_up_device()
-    precision, reason = resolve_precision(args.precision)
-    keras.utils.set_random_seed(int(draw(args.seed, "weights", number).integers(2**32)))
-    model = finished_model(recipe, len(fold.class_names), run.name)
-    notes = take(model) if take else {}
-    parameters = model.count_params()
-    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    print(f"model: {run.title}, {parameters:,} parameters, {trainable:,} trainable")
-    backend = f"Keras {keras.__version__} on {keras.backend.backend()}"
-    print(f"device: {device}; {precision} ({reason}); {backend}", flush=True)
-
-    ranges = recipe.ranges if settings.get("augment", True) else Ranges()
-    training, core = training_model(model, ranges, precision, target)
-    training.compile(
-        optimizer=keras.optimizers.get(
-            {"class_name": recipe.optimizer, "config": {"learning_rate": settings["learning_rate"]}}
-        ),
-        loss=reconstruction_error if target else "sparse_categorical_crossentropy",
-        metrics=[psnr] if target else ["accuracy"],
-    )
-    training.optimizer.build(training.trainable_variables)
-
-    stopping = keras.callbacks.EarlyStopping(monitor="val_loss", patience=settings["patience"])
-    replayed = [stopping]
-    if recipe.reduce_lr:
-        replayed.append(
-            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
-        )
-    state = KeepState(run.state, core, settings, replayed, stopping, settings["epochs"])
-    state.set_model(training)
-    done = state.restore()
-    if done:
-        print(f"going on after epoch {done} of {run.state}")
-
-    batches = BalancedBatches(
-        fold.x_train, fold.y_train, settings["batch_size"], settings["seed"], number, recipe.balanced
-    )
-    steps = batches.steps_per_epoch
-    batches.first_step = done * steps
-    seed_layers(training, core, settings["seed"], number, done * steps)
-    if not state.finished:
-        training.fit(
-            batches,
-            steps_per_epoch=steps,
-            epochs=settings["epochs"],
-            initial_epoch=done,
-            validation_data=(fold.x_val, fold.y_val),
-            validation_batch_size=500,
-            callbacks=[Progress(run.fold, settings["epochs"], steps, settings["batch_size"]), *replayed, state],
-            shuffle=False,  # the batches are drawn already
-            verbose=0,
-        )
-
-    core.set_weights(state.best)
-    copy_weights(model, core)
-    history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
-    best = best_epoch(state.history)
-    record = {
-        "run": run.name,
-        "fold": run.fold,
-        "settings": settings,
-        "data": fold.record,
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-        **notes,
-        "history": history,
-        "best_epoch": best + 1,
-        "seconds": sum(history["seconds"]),
-        "images_per_second": float(np.median(history["images_per_second"])),
-        "device": device,
-        "precision": precision,
-        "precision_reason": reason,
-        "machine": machine(),
-        "versions": versions(),
-        "commit": current_commit(),
-    }
-    score = "val_psnr" if target else "val_accuracy"
-    run.finish(model, record)
-    print(
-        f"{run.checkpoint}: best epoch {best + 1} of {len(state.history)}, val_loss {history['val_loss'][best]:.4f}, "
-        f"{score} {history[score][best]:.4f}, {duration(record['seconds'])}"
-    )
-
-
 # --- Files ----------------------------------------------------------------------------------------------------------
 
 
 def commit(path, write):
-    """Write a file so that it is there whole or not at all: `write(file)` to a neighbour, to the disk, then rename."""
+    """Write a file so that it is there whole or not at all: `write(neighbour)`, to the disk, then rename.
+
+    Raises RunFailed where that is not possible.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.part")
+    neighbour = path.with_name(f".{os.getpid()}.part.{path.name}")  # ends like the file: Keras saves by the ending
     try:
-        with open(neighbour, "wb") as file:
-            write(file)
-            file.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(neighbour)
+        with open(neighbour, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(neighbour, path)
     except OSError as error:
-        raise RunFailed(f"{path} could not be written ({error.strerror or error}); make room and repeat") from None
+        raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
     finally:
-        neighbour.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            neighbour.unlink(missing_ok=True)
+
+
+def commit_text(path, text):
+    commit(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def commit_json(path, content):
-    commit(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+    commit_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def commit_arrays(path, **arrays):
+    def write(neighbour):
+        with open(neighbour, "wb") as file:  # given a name, savez would add .npz to it
+            np.savez(file, **arrays)
+
+    commit(path, write)
+
+
+@contextlib.contextmanager
+def file_lock(path, busy=None):
+    """Hold a lock that dies with its owner. Where another process holds it, call `busy(its id)`, then wait."""
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunFailed(f"{path.parent} cannot be written to ({error.strerror}); mend that and repeat") from None
+    with open(handle, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            if busy:
+                busy(file.read().strip() or "unknown")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks, as some clusters have: go on without
+            pass
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def file_sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def machine():
-    """What two runs must share to be equal bit for bit."""
-    device, _ = set_up_device()
-    return f"{platform.machine()} {device}, {keras.backend.backend()} {metadata.version(keras.backend.backend())}"
-
-
 def versions():
-    packages = ("keras", keras.backend.backend(), "numpy", "scikit-learn", "scikit-image")
-    return {"python": platform.python_version(), **{package: metadata.version(package) for package in packages}}
+    packages = ("keras", "numpy", "sklearn", "skimage", keras.backend.backend())
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.import_module(name).__version__ for name in packages},
+    }
 
 
 def current_commit():
@@ -946,15 +751,15 @@ def current_commit():
 
 
 def require_same_settings(found, wanted, what):
-    """Raise InputError naming the first settings that differ between a run that is there and the one asked for."""
-    differing = [
-        f"{key} {found.get(key)!s:.12} there, {wanted.get(key)!s:.12} now"
-        for key in [*wanted, *(found.keys() - wanted.keys())]
-        if found.get(key) != wanted.get(key)
-    ]
+    """Raise InputError naming, as knobs, the settings that differ between a run that is there and the one asked for."""
+    differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
     if differing:
+        knobs = {option.replace("-", "_"): knob for option, (knob, _) in OPTIONS.items()}
+        named = [f"{knobs.get(key, key)} {found.get(key)} there, {wanted.get(key)} now" for key in chosen]
+        named = named or ["an autoencoder of its own" if differing == ["autoencoder_sha256"] else "other images"]
         raise InputError(
-            f"{what} has other settings ({'; '.join(differing)}): repeat with its own, choose NAME=… to keep both, "
+            f"{what} has other settings ({'; '.join(named)}): repeat with its own, choose NAME=... to keep both, "
             "or FORCE=1 to replace it"
         )
 
@@ -1014,52 +819,38 @@ class Run:
         except Exception as error:  # Keras raises whatever its parts raise
             raise InputError(f"{self.checkpoint} cannot be opened ({first_line(error)})") from None
 
-    def already_finished(self, settings, force):
+    def already_finished(self, settings):
         """True where this run is there with these settings. Raises InputError where it is there with others."""
-        if force:
-            for suffix in (".keras", ".json", ".state"):
-                self.path(suffix).unlink(missing_ok=True)
         if not self.checkpoint.exists():
             return False
         require_same_settings(self.read_record()["settings"], settings, f"the finished {self.checkpoint}")
+        self.state.unlink(missing_ok=True)
         print(f"{self.checkpoint} is finished already, with these settings; FORCE=1 trains it again")
         return True
 
-    @contextlib.contextmanager
     def lock(self, wait=False):
         """Hold this run alone, until the block or the process ends. A second process is refused, or waits."""
-        import fcntl
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(".lock")
-        with open(path.with_name(f".{path.name}"), "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "unknown"
-                if not wait:
-                    raise InputError(f"{self.title} is being trained by process {owner}; wait for it") from None
-                print(f"{self.title} is being trained by process {owner}; waiting for it", flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            yield
+        def busy(owner):
+            if not wait:
+                raise InputError(f"{self.title} is being trained by process {owner}; wait for it")
+            print(f"{self.title} is being trained by process {owner}; waiting for it", flush=True)
+
+        return file_lock(self.folder / f".{self.stem}.lock", busy)
+
+    def remove(self):
+        """Delete whatever there is of this run."""
+        for suffix in (".keras", ".json", ".state", "_predictions.npz"):
+            self.path(suffix).unlink(missing_ok=True)
 
     def finish(self, model, record):
         """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""
-        part = self.checkpoint.with_name(f".{self.checkpoint.stem}.part.keras")
-        try:
-            model.save(part)
-            commit_json(self.path(".json"), {**record, "checkpoint_sha256": file_sha256(part)})
-            os.replace(part, self.checkpoint)
-        except OSError as error:
-            raise RunFailed(
-                f"{self.checkpoint} could not be written ({error.strerror or error}); make room and repeat"
-            ) from None
-        finally:
-            part.unlink(missing_ok=True)
+
+        def write(neighbour):
+            model.save(neighbour)
+            commit_json(self.path(".json"), {**record, "checkpoint_sha256": file_sha256(neighbour)})
+
+        commit(self.checkpoint, write)
         self.state.unlink(missing_ok=True)
 
 
@@ -1075,3 +866,265 @@ def find_autoencoder(args, fold):
             if all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256")):
                 return run, record
     return None
+
+
+# --- Training -------------------------------------------------------------------------------------------------------
+
+
+class Progress(keras.callbacks.Callback):
+    """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
+
+    def __init__(self, fold, epochs, steps, batch_size):
+        super().__init__()
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
+        self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get(
+            "MAKEFLAGS", ""
+        )  # make -j: many, one line
+        self.first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+        self.began = self.looked = time.perf_counter()
+        self.trained = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.perf_counter()
+        if now - self.looked > 1:  # reading the loss makes a GPU wait, so not at every step
+            self.looked = now
+            self.require_finite(float(logs["loss"]))
+            if self.live:
+                done = 30 * (batch + 1) // self.steps
+                rate = (batch + 1) * self.batch_size / (now - self.began)
+                line = f"epoch {self.epoch}/{self.epochs}  [{'#' * done}{'.' * (30 - done)}]"
+                print(f"\r{line}  loss {float(logs['loss']):.4f}  {rate:,.0f} images/s\033[K", end="", flush=True)
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.require_finite(logs["loss"])
+        self.require_finite(logs["val_loss"])
+        seconds = time.perf_counter() - self.began
+        logs["learning_rate"] = learning_rate(self.model)
+        logs["seconds"] = seconds
+        logs["images_per_second"] = self.steps * self.batch_size / (self.trained - self.began)
+        score = "accuracy" if "accuracy" in logs else "psnr"
+        form = ".4f" if score == "accuracy" else ".2f"
+        if self.live:
+            print("\r\033[K", end="")
+        print(
+            f"{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
+            f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
+            f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
+            flush=True,
+        )
+        left = self.epochs - self.epoch
+        if self.first and left:
+            print(f"{self.label}at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
+        self.first = False
+
+    def require_finite(self, loss):
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"the loss became {loss} in epoch {self.epoch}; "
+                f"start again with FORCE=1 and a smaller LR than {learning_rate(self.model):g}"
+            )
+
+
+def learning_rate(model):
+    return float(ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+def duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class KeepState(keras.callbacks.Callback):
+    """Keeps the best weights, and commits after each epoch all that an exact continuation needs.
+
+    The counters of early stopping and of the learning-rate schedule follow from the history, so a continued run replays
+    the history through those callbacks instead of saving what is inside them.
+    """
+
+    def __init__(self, path, core, settings, machine, stopping, *schedules):
+        super().__init__()
+        self.path, self.core, self.settings, self.machine = path, core, settings, machine
+        self.stopping, self.replayed = stopping, [stopping, *schedules]
+        self.history, self.best, self.finished = [], None, False
+
+    def restore(self):
+        """Take up a state from disk, if there is one; returns the number of epochs it had finished."""
+        if not self.path.exists():
+            return 0
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                note = json.loads(file["note"].tobytes())
+                groups = [[file[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{self.path} is damaged ({error}); FORCE=1 starts this training again") from None
+        require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
+        weights, self.best, optimizer = groups
+        try:
+            self.core.set_weights(weights)
+            for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+                variable.assign(value)
+        except ValueError:
+            raise InputError(
+                f"{self.path} is of another version of this code: finish it with that, or FORCE=1 starts it again"
+            ) from None
+        self.history, self.finished = note["history"], note["finished"]
+        if note["machine"] != self.machine:
+            print(
+                f"begun on another machine ({note['machine']}): it goes on, but not bit for bit as it would have there"
+            )
+        return len(self.history)
+
+    def on_train_begin(self, logs=None):
+        # From the first epoch's rate, which the schedule lowers again as it did; the state's is lowered already.
+        self.model.optimizer.learning_rate = self.settings["learning_rate"]
+        for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
+            for epoch, past in enumerate(self.history):
+                callback.on_epoch_end(epoch, dict(past))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({key: float(value) for key, value in logs.items()})
+        weights = self.core.get_weights()
+        if self.stopping.best_epoch == epoch:
+            self.best = weights
+        self.finished = bool(self.model.stop_training) or epoch + 1 == self.settings["epochs"]
+        optimizer = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
+        groups = {"weights": weights, "best": self.best, "optimizer": optimizer}
+        note = {
+            "settings": self.settings,
+            "history": self.history,
+            "finished": self.finished,
+            "machine": self.machine,
+            **{group: len(arrays) for group, arrays in groups.items()},
+        }
+        arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
+        commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+
+
+def resolve_settings(args, model_name, fold, **more):
+    """Everything that the result follows from, as it goes into the record."""
+    recipe = RECIPES[model_name]
+    chosen = {
+        name: getattr(recipe, name) if getattr(args, name) is None else getattr(args, name)
+        for name in ("epochs", "batch_size", "learning_rate", "patience")
+    }
+    given = {name: getattr(args, name) for name in ("seed", "val", "precision")}
+    fixed = {name: getattr(recipe, name) for name in ("optimizer", "balanced", "reduce_lr")}
+    data = {key: fold.record[key] for key in ("reduced", "keep", "sha256", "kept_sha256", "train_sha256")}
+    return {
+        "model": model_name,
+        **given,
+        **chosen,
+        **fixed,
+        "ranges": dataclasses.asdict(recipe.ranges),
+        **data,
+        **more,
+    }
+
+
+def train(model_name, run, fold, args, take=None, **more):
+    """Train a model of RECIPES on `fold`, going on from a state if there is one; write its checkpoint and record.
+
+    `more` are the settings that the result follows from besides the options that every training has. `take(model)` may
+    put weights of another model into the new one and freeze layers; what it returns goes into the record. Does nothing
+    where the run is finished with the same settings.
+    """
+    settings = resolve_settings(args, model_name, fold, **more)
+    if not args.force and run.already_finished(settings):
+        return
+    recipe, number = RECIPES[model_name], run.fold or 1
+    device, _ = set_up_device()
+    precision, reason = resolve_precision(args.precision)
+    keras.utils.set_random_seed(int(draw(args.seed, "weights", number).integers(2**32)))
+    model = finished_model(recipe, len(fold.class_names), run.name)
+    notes = take(model) if take else {}
+    record = {
+        "run": run.name,
+        "fold": run.fold,
+        "settings": settings,
+        "data": fold.record,
+        "parameters": model.count_params(),
+        "trainable_parameters": count_trainable(model),
+        **notes,
+        "device": device,
+        "precision": precision,
+        "precision_reason": reason,
+        "versions": versions(),
+        "commit": current_commit(),
+    }
+    print(f"model: {run.title}, {record['parameters']:,} parameters, {record['trainable_parameters']:,} trainable")
+    backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
+    print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)
+
+    machine = f"{platform.machine()} {device}, {precision}, {backend}"  # what bit-for-bit equality takes
+    state = fit(model, run, fold, recipe, settings, precision, machine, number, args.force)
+    history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
+    best = int(np.argmin(history["val_loss"]))
+    record |= {
+        "history": history,
+        "best_epoch": best + 1,
+        "seconds": sum(history["seconds"]),
+        "images_per_second": float(np.median(history["images_per_second"])),
+    }
+    run.finish(model, record)
+    score = "val_psnr" if "val_psnr" in history else "val_accuracy"
+    print(
+        f"{run.checkpoint}: best epoch {best + 1} of {len(state.history)}, val_loss {history['val_loss'][best]:.4f}, "
+        f"{score} {history[score][best]:.4f}, {duration(record['seconds'])}"
+    )
+
+
+def fit(model, run, fold, recipe, settings, precision, machine, number, anew):
+    """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
+    target = settings.get("target")
+    ranges = recipe.ranges if settings.get("augment", True) else Ranges()
+    training, core = training_model(model, ranges, precision, target)
+    optimizer = {"class_name": recipe.optimizer, "config": {"learning_rate": settings["learning_rate"]}}
+    training.compile(
+        optimizer=keras.optimizers.get(optimizer),
+        loss=reconstruction_error if target else "sparse_categorical_crossentropy",
+        metrics=[psnr] if target else ["accuracy"],
+    )
+    training.optimizer.build(training.trainable_variables)
+
+    callbacks = [keras.callbacks.EarlyStopping(monitor="val_loss", patience=settings["patience"])]
+    if recipe.reduce_lr:
+        callbacks.append(
+            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
+        )
+    state = KeepState(run.state, core, settings, machine, *callbacks)
+    state.set_model(training)
+    if anew:
+        run.remove()
+    done = state.restore()
+    if done:
+        print(f"going on after epoch {done} of {run.state}")
+
+    batches = BalancedBatches(
+        fold.x_train, fold.y_train, settings["batch_size"], settings["seed"], number, recipe.balanced
+    )
+    steps = batches.steps_per_epoch
+    batches.first_step = done * steps
+    seed_layers(training, core, settings["seed"], number, done * steps)
+    if not state.finished:
+        training.fit(
+            batches,
+            steps_per_epoch=steps,
+            epochs=settings["epochs"],
+            initial_epoch=done,
+            validation_data=(fold.x_val, fold.y_val),
+            validation_batch_size=500,
+            callbacks=[Progress(run.fold, settings["epochs"], steps, settings["batch_size"]), *callbacks, state],
+            shuffle=False,  # the batches are drawn already
+            verbose=0,
+        )
+    core.set_weights(state.best)
+    copy_weights(model, core)
+    return state

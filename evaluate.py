@@ -4,8 +4,10 @@ Writes imgs/<run>_report.txt and .json over every finished fold, and the run's p
 the checkpoints. Trains nothing.
 """
 
+import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -18,26 +20,28 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 
 def main(argv=None):
     args = options.parse(__doc__, ["model", "data", "noaug", "target", "name", "batch-size", "model-path"], argv)
+    chosen = args.noaug or args.target != "augmented"
+    if chosen and args.model == "cnn":
+        raise InputError("--noaug and --target choose an autoencoder, and a cnn has none; leave them out")
+    if args.model_path and (chosen or args.name):
+        raise InputError("--model-path names the file, so --noaug, --target and --name have nothing to choose")
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
-    train, test = common.load_data(args.data, "train"), common.load_data(args.data, "test")
     if args.model_path:
-        trainings = [common.Run.at(args.model_path)]
-        name = trainings[0].stem
-    else:
-        name = options.run_name(args.model, test.prefix, args.noaug, args.target, args.name)
+        trainings, name = [common.Run.at(args.model_path)], Path(args.model_path).stem
+        train = common.load_data(args.data)
+    else:  # CIFAR-10 is not downloaded before there is something to evaluate
+        train = common.load_data(args.data) if args.data else None
+        name = options.run_name(args.model, train.prefix if train else "", args.noaug, args.target, args.name)
         trainings = finished_trainings(name, args)
+        train = train or common.load_data()
+    test = common.load_data(args.data, "test")
     print(f"{name}: {len(trainings)} finished training{'s'[: len(trainings) > 1]}, {len(test.images):,} test images")
-
-    records = {}
-    for run in trainings:
-        records[run] = run.read_record() if run.path(".json").exists() or not args.model_path else None
-        if records[run] and records[run]["data"]["sha256"] != train.sha256:
-            raise InputError(
-                f"{run.checkpoint} was trained on other pictures ({records[run]['data']['source']}) than DATA gives "
-                "now: give the DATA of its training"
-            )
+    records = {
+        run: None if args.model_path and not run.path(".json").exists() else run.read_record() for run in trainings
+    }
+    require_one_study(records, train)
     common.set_up_device()
     evaluate = evaluate_autoencoder if args.model == "autoencoder" else evaluate_classifier
     evaluate(name, records, test, args.batch_size or 500)
@@ -53,12 +57,27 @@ def finished_trainings(name, args):
     matches = filter(None, (pattern.fullmatch(path.name) for path in options.CHECKPOINTS.glob("*.keras")))
     folds = [match[1] and int(match[1]) for match in matches]
     if not folds:
-        knobs = {"DATA": args.data, "NOAUG": args.noaug and 1, "NAME": args.name}
-        knobs["TARGET"] = args.target if args.target == "original" else None
-        target = args.model.replace("autoencoder", "ae")
-        command = " ".join([f"make {target}", *(f"{knob}={value}" for knob, value in knobs.items() if value)])
+        command = options.make_command(args.model.replace("autoencoder", "ae"), args)
         raise InputError(f"there is no finished training of {name} in {options.CHECKPOINTS}: run `{command}`")
     return [common.Run(name, fold) for fold in sorted(folds, key=lambda fold: fold or 0)]
+
+
+def require_one_study(records, train):
+    """Raise InputError where trainings are of other pictures than `train`, or differ in more than their fold."""
+    import common
+
+    known = {run: record for run, record in records.items() if record}
+    for run, record in known.items():
+        if record["data"]["sha256"] != train.sha256:
+            raise InputError(
+                f"{run.checkpoint} was trained on other pictures ({record['data']['source']}) than DATA gives now: "
+                "give the DATA of its training"
+            )
+        first, same = next(iter(known.items()))
+        settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (same, record)]
+        common.require_same_settings(
+            *settings, f"{first.checkpoint}, of which {run.checkpoint} should be another fold,"
+        )
 
 
 def predict(run, images, batch_size, shape):
@@ -88,8 +107,13 @@ def evaluate_classifier(name, records, test, batch_size):
         fold, report = classifier_figures(test, probabilities)
         folds[run.fold or 1] = {**fold, "record": record}
         text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
-        arrays = {"probabilities": probabilities, "labels": test.labels, "test_sha256": test.sha256}
-        common.commit(run.path("_predictions.npz"), lambda file, arrays=arrays: np.savez(file, **arrays))
+        common.commit_arrays(
+            run.path("_predictions.npz"),
+            probabilities=probabilities,
+            labels=test.labels,
+            test_sha256=test.sha256,
+            checkpoint_sha256=common.file_sha256(run.checkpoint),
+        )
         plot_confusion(run, fold, test.class_names)
         if record:
             plot_curve(run, record, "accuracy", "accuracy")
@@ -119,19 +143,16 @@ def classifier_figures(test, probabilities):
 
     classes = np.arange(len(test.class_names))
     predicted, exact = probabilities.argmax(axis=1), probabilities.astype(np.float64)
-    report = metrics.classification_report(
-        test.labels, predicted, labels=classes, target_names=test.class_names, output_dict=True, zero_division=0
-    )
+    asked = {"labels": classes, "zero_division": 0}
+    recall = metrics.recall_score(test.labels, predicted, average=None, **asked)
     figures = {
         "accuracy": metrics.accuracy_score(test.labels, predicted),
         "loss": metrics.log_loss(test.labels, exact / exact.sum(axis=1, keepdims=True), labels=classes),
-        "macro_f1": report["macro avg"]["f1-score"],
-        "recall": {name: report[name]["recall"] for name in test.class_names},
+        "macro_f1": metrics.f1_score(test.labels, predicted, average="macro", **asked),
+        "recall": dict(zip(test.class_names, recall.tolist(), strict=True)),
         "confusion": metrics.confusion_matrix(test.labels, predicted, labels=classes).tolist(),
     }
-    return figures, metrics.classification_report(
-        test.labels, predicted, labels=classes, target_names=test.class_names, zero_division=0
-    )
+    return figures, metrics.classification_report(test.labels, predicted, target_names=test.class_names, **asked)
 
 
 # --- The autoencoder ------------------------------------------------------------------------------------------------
@@ -161,7 +182,8 @@ def evaluate_autoencoder(name, records, test, batch_size):
     (run, record), *_ = records.items()
     model, copies = predict(run, test.images, batch_size, common.IMAGE_SHAPE)
     originals = test.images.astype(np.float32) / 255
-    parts = np.array_split(np.stack([originals, copies], axis=1), common.usable_cores())
+    workers = min(common.usable_cores(), 8, math.ceil(len(originals) / 500))  # a worker takes a second to start
+    parts = np.array_split(np.stack([originals, copies], axis=1), workers)
     with ProcessPoolExecutor(len(parts), get_context("spawn")) as pool:  # TensorFlow's threads do not survive a fork
         quality = np.concatenate(list(pool.map(image_quality, parts)))
     titles = ("PSNR (dB)", "SSIM", "SSIM with the reference's data_range=2")
@@ -194,13 +216,22 @@ def write_report(name, test, text, folds, summary):
     import common
 
     path = IMAGES / f"{name}_report.json"
-    checkpoints = [fold["record"] and fold["record"]["checkpoint_sha256"] for fold in folds.values()]
-    if path.exists() and not all((digest or "") in path.read_text() for digest in checkpoints):
+    before = checkpoints_of(path) - {fold["record"]["checkpoint_sha256"] for fold in folds.values() if fold["record"]}
+    if before:
         print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     data = {"source": test.source, "test_images": len(test.images), "test_sha256": test.sha256}
-    common.commit(path.with_suffix(".txt"), lambda file: file.write(f"{text}\n".encode()))
+    common.commit_text(path.with_suffix(".txt"), f"{text}\n")
     common.commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds})
     print(f"{text}\n{path.with_suffix('.txt')}, .json and the plots {IMAGES / name}_*.png are written")
+
+
+def checkpoints_of(report):
+    """Hashes of the checkpoints that a report, if there is a readable one, was made of."""
+    try:
+        folds = json.loads(report.read_text(encoding="utf-8"))["folds"].values()
+        return {fold["record"]["checkpoint_sha256"] for fold in folds if fold["record"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def write_architecture(name, model):
@@ -211,9 +242,8 @@ def write_architecture(name, model):
         shape = " x ".join(map(str, layer.output.shape[1:]))
         frozen = "  frozen" if layer.weights and not layer.trainable else ""
         lines.append(f"{layer.name:<18}{type(layer).__name__:<22}{shape:<18}{layer.count_params():>12,}{frozen}")
-    trainable = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    lines += ["", f"{model.count_params():,} parameters, {trainable:,} trainable", ""]
-    common.commit(IMAGES / f"{name}_architecture.txt", lambda file: file.write("\n".join(lines).encode()))
+    lines += ["", f"{model.count_params():,} parameters, {common.count_trainable(model):,} trainable", ""]
+    common.commit_text(IMAGES / f"{name}_architecture.txt", "\n".join(lines))
 
 
 # --- Plots ----------------------------------------------------------------------------------------------------------
@@ -232,7 +262,7 @@ def new_figure(rows=1, columns=1, size=(7, 4)):
 def save(figure, filename):
     import common
 
-    common.commit(IMAGES / filename, lambda file: figure.savefig(file, format="png"))
+    common.commit(IMAGES / filename, figure.savefig)
 
 
 def name_ticks(axis, names):

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -187,6 +188,13 @@ def run_name(model, prefix="", noaug=False, target="augmented", name=None):
     return "_".join(part for part in parts if part)
 
 
+def make_command(target, args):
+    """The make command for `target` with the knobs of `args` that choose a run, for messages that tell what to type."""
+    given = {"DATA": args.data, "NOAUG": "1" if args.noaug else None, "NAME": args.name}
+    given["TARGET"] = args.target if args.target == "original" else None
+    return " ".join([f"make {target}", *(f"{knob}={shlex.quote(value)}" for knob, value in given.items() if value)])
+
+
 @contextlib.contextmanager
 def terminate_politely():
     """While inside, SIGTERM raises Terminated, so that whatever is being written is left whole."""
@@ -205,6 +213,8 @@ def run(main):
     """Call `main()` and leave the process with the exit status of the README; errors are one line on stderr."""
     script = os.path.basename(sys.argv[0])
     try:
+        if sys.version_info < (3, 11):  # noqa: UP036, PYTHON=... may be any
+            raise InputError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
         with terminate_politely():
             main()
         status = 0
@@ -213,7 +223,7 @@ def run(main):
         status = 2 if isinstance(error, InputError) else 1
     except (KeyboardInterrupt, Terminated) as signal_:
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
-        print(f"\n{script}: {word}; the same command, without FORCE=1, goes on after the last epoch", file=sys.stderr)
+        print(f"\n{script}: {word}; the same command, without FORCE=1, goes on", file=sys.stderr)
     sys.exit(status)
 
 

@@ -19,8 +19,8 @@ def main(argv=None):
     if not found:
         wanted = options.run_name("autoencoder", fold.prefix, args.noaug, args.target, args.name)
         raise options.InputError(
-            f"there is no autoencoder for these images ({wanted}.keras in {options.CHECKPOINTS}): "
-            f"train it with `make ae{' NOAUG=1' if args.noaug else ''}` and the same knobs for the data"
+            f"there is no {wanted}.keras in {options.CHECKPOINTS} that was trained on these images: "
+            f"run `{options.make_command('ae', args)}`, with the same KEEP, REDUCED and SEED if you gave any"
         )
     autoencoder, record = found
     model_name = "mod_autoencoder_cls" if args.modified else "autoencoder_cls"

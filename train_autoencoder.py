@@ -19,6 +19,11 @@ def main(argv=None):
         if args.if_missing and (found := common.find_autoencoder(args, fold)):
             print(f"{found[0].checkpoint} is there and was trained on these images: it is used")
             return
+        if args.if_missing and run.checkpoint.exists():
+            raise options.InputError(
+                f"{run.checkpoint} was trained on other images: choose NAME=... to keep it, "
+                f"or replace it by `{options.make_command('ae', args)} FORCE=1`"
+            )
         common.train("autoencoder", run, fold, args, target=args.target, augment=not args.noaug)
 
 
