@@ -230,5 +230,5 @@ def run(main):
 if __name__ == "__main__":
     for knob, keywords in OPTIONS.values():
         if knob:
-            text = keywords["help"] if knob != "FOLDS" else "folds to train (default: 1 2 3 4 5)"
-            print(f"  {knob:<10} {text}")
+            text = "folds to train (default: 1 2 3 4 5)" if knob == "FOLDS" else keywords["help"]
+            print(f"  {knob + '=1' if 'action' in keywords else knob:<10} {text}")
