@@ -750,16 +750,22 @@ def current_commit():
     return None
 
 
+def differing_settings(first, second, form):
+    """What differs between the settings of two trainings, as words: `form` puts (knob, first's, second's) into each."""
+    knobs = {option.replace("-", "_"): knob for option, (knob, _) in OPTIONS.items()}
+    differing = [key for key in {**second, **first} if first.get(key) != second.get(key)]
+    chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
+    if differing and not chosen:
+        return "another autoencoder" if differing == ["autoencoder_sha256"] else "other images"
+    return "; ".join(form.format(knobs.get(key, key), first.get(key), second.get(key)) for key in chosen)
+
+
 def require_same_settings(found, wanted, what):
     """Raise InputError naming, as knobs, the settings that differ between a run that is there and the one asked for."""
-    differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-    chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
+    differing = differing_settings(found, wanted, "{} {} there, {} now")
     if differing:
-        knobs = {option.replace("-", "_"): knob for option, (knob, _) in OPTIONS.items()}
-        named = [f"{knobs.get(key, key)} {found.get(key)} there, {wanted.get(key)} now" for key in chosen]
-        named = named or ["an autoencoder of its own" if differing == ["autoencoder_sha256"] else "other images"]
         raise InputError(
-            f"{what} has other settings ({'; '.join(named)}): repeat with its own, choose NAME=... to keep both, "
+            f"{what} has other settings ({differing}): repeat with its own, choose NAME=... to keep both, "
             "or FORCE=1 to replace it"
         )
 
@@ -878,9 +884,8 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
         self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
-        self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get(
-            "MAKEFLAGS", ""
-        )  # make -j: many, one line
+        # Within the epoch only on a terminal, and not under make -j, where many would share the one line.
+        self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get("MAKEFLAGS", "")
         self.first = True
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -75,9 +75,12 @@ def require_one_study(records, train):
             )
         first, same = next(iter(known.items()))
         settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (same, record)]
-        common.require_same_settings(
-            *settings, f"{first.checkpoint}, of which {run.checkpoint} should be another fold,"
-        )
+        differing = common.differing_settings(*settings, "{} {} and {}")
+        if differing:
+            raise InputError(
+                f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): train one of them anew "
+                "with FORCE=1, or under a NAME of its own"
+            )
 
 
 def predict(run, images, batch_size, shape):

@@ -124,7 +124,7 @@ OPTIONS = {
     ),
     "batch-size": (
         "BATCH",
-        {"type": number(int, 1), "metavar": "N", "help": "images a batch (default: 128)"},
+        {"type": number(int, 1), "metavar": "N", "help": "images a batch (default: 128; 500 in evaluations)"},
     ),
     "learning-rate": (
         "LR",

@@ -1,5 +1,8 @@
-"""What the tests share: the project on the import path, a small data set, a directory to work in."""
+"""What the tests share: the project on the import path, a small data set, a directory to work in, files to expect."""
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +15,44 @@ sys.path.insert(0, str(ROOT))
 import options  # noqa: E402 (needs the path above)
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def make(folder, *arguments, python=sys.executable, timeout=60, **environment):
+    """Run make in `folder` with `python` as its PYTHON (None: without), as if typed: tests may run under make, too."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments, *([f"PYTHON={python}"] if python else [])],
+        cwd=folder,
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def copy_project(folder, *names):
+    """Copy these files of the project, by default all that make needs to train and evaluate, into a new folder."""
+    folder.mkdir()
+    for name in names or ("Makefile", "knobs.mk", *(path.name for path in ROOT.glob("*.py"))):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def files_of_autoencoder(name):
+    """Names of the files of a trained and evaluated autoencoder: (in checkpoints, in imgs)."""
+    images = {f"{name}_{plot}.png" for plot in ("loss", "psnr", "reconstructions")}
+    return {f"{name}.keras", f"{name}.json"}, images | files_of_report(name)
+
+
+def files_of_classifier(name, folds):
+    """Names of the files of a classifier of which these folds were trained and evaluated: (in checkpoints, in imgs)."""
+    kinds, plots = (".keras", ".json", "_predictions.npz"), ("accuracy", "loss", "heatmap")
+    images = {f"{name}_fold{fold}_{plot}.png" for fold in folds for plot in plots} | {f"{name}_predictions.png"}
+    return {f"{name}_fold{fold}{kind}" for fold in folds for kind in kinds}, images | files_of_report(name)
+
+
+def files_of_report(name):
+    return {f"{name}_report.txt", f"{name}_report.json", f"{name}_architecture.txt"}
 
 
 def small_pictures(per_class):

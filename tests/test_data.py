@@ -2,7 +2,9 @@
 
 import importlib
 import io
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -111,6 +113,10 @@ def test_npz_may_name_its_own_classes(tmp_path):
         (arrays(y_train=np.arange(30) % 10 - 1), "y_train .* labels 0 to 9"),
         (arrays(y_train=np.full(30, 2**64 - 1, np.uint64)), "y_train .* labels 0 to 9"),
         (arrays(class_names=np.array(["a", "b"])), "y_train .* labels 0 to 1"),
+        (arrays(class_names=np.array(["a", *"abcdefghi"])), "class_names .* must be different words, one for each"),
+        (arrays(class_names=np.array(["", *"abcdefghi"])), "class_names .* must be different words, one for each"),
+        (arrays(class_names=np.array([b"a", *"bcdefghij"], "S1")), "class_names .* must be different words, one for"),
+        (arrays(class_names=np.arange(10)), "class_names .* must be different words, one for each"),
         (arrays(x_train=np.zeros((0, 32, 32, 3), np.uint8), y_train=np.zeros(0, int)), "y_train"),
     ],
 )
@@ -191,33 +197,75 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
 # --- CIFAR-10 by way of Keras ---
 
 
+def cifar10():
+    """(train, test) in the shapes that Keras gives, of 30 and 20 pictures."""
+    return [(arrays(n)["x_train"], arrays(n)["y_train"].reshape(-1, 1).astype("uint8")) for n in (30, 20)]
+
+
+@pytest.fixture(autouse=True)
+def keras_home(monkeypatch, tmp_path):
+    """Keras's folder is one of the test's own, and CIFAR-10 from another test is forgotten."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    common.load_cifar10.cache_clear()
+    yield tmp_path / "keras"
+    common.load_cifar10.cache_clear()
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_cifar10_comes_from_keras(monkeypatch, part):
-    train, test = [(arrays(n)["x_train"], arrays(n)["y_train"].reshape(-1, 1).astype("uint8")) for n in (30, 20)]
-    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: (train, test))
+    parts = cifar10()
+    loads = []
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: loads.append(1) or parts)
     data = common.load_data(None, part)
-    images, labels = train if part == "train" else test
+    images, labels = parts[0 if part == "train" else 1]
     assert np.array_equal(data.images, images)
     assert np.array_equal(data.labels, labels[:, 0])
     assert (data.class_names, data.prefix) == (common.CIFAR10_CLASSES, "")
+    common.load_data(None, "train"), common.load_data(None, "test")
+    assert loads == [1]  # Keras unpacks the archive at every call
+
+
+def test_cifar10_is_unpacked_by_one_process_at_a_time(monkeypatch, keras_home):
+    # A lock belongs to an open file, so two threads stand for two processes.
+    log = []
+
+    def unpack():
+        log.append("begins")
+        time.sleep(0.3)
+        log.append("ends")
+        return cifar10()
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", unpack)
+    with ThreadPoolExecutor(2) as pool:
+        found = [future.result() for future in [pool.submit(common.load_cifar10.__wrapped__) for _ in range(2)]]
+    assert log == ["begins", "ends"] * 2
+    assert all(len(train[0]) == 30 for train, _ in found)
 
 
 @pytest.mark.parametrize("error", [Exception("URL fetch failure\non https://…"), TimeoutError()])
-def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, tmp_path, error):
+def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, keras_home, error):
     def fail():
         raise error
 
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
     monkeypatch.setattr(common, "load_digits", fail)  # other data in silence would pass through here
     with pytest.raises(InputError) as refusal:
         common.load_data(None)
     message = str(refusal.value)
-    assert str(tmp_path / "datasets") in message
+    assert f"had from {keras_home / 'datasets'} nor downloaded" in message
+    assert str(keras_home / "datasets" / "cifar-10-batches-py-target_archive") in message
     assert "DATA=file.npz" in message
     assert "make demo" in message
     assert (str(error).splitlines() or ["TimeoutError"])[0] in message
     assert "\n" not in message
+
+
+def test_the_folder_of_cifar10_that_cannot_be_made_names_the_ways_out(keras_home):
+    keras_home.write_text("a file")
+    with pytest.raises(
+        InputError, match=rf"cannot be had from {keras_home}/datasets .*cannot be written to.*make demo"
+    ):
+        common.load_data(None)
 
 
 # --- Reduction ---

@@ -3,16 +3,14 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, copy_project, make
 
 import options
 
-ROOT = Path(__file__).resolve().parent.parent
 KNOBS = {knob: name for name, (knob, _) in options.OPTIONS.items() if knob}  # such as EPOCHS: "epochs"
 SCRIPTS = {
     "cnn": "train_cnn.py",
@@ -69,10 +67,8 @@ class Project:
     """A copy of the files that make reads, in a folder whose name has a space."""
 
     def __init__(self, folder):
-        self.folder = folder / "a project"
-        self.folder.mkdir()
-        for name in ("Makefile", "knobs.mk", "options.py", "requirements.txt", "requirements-dev.txt"):
-            shutil.copy(ROOT / name, self.folder)
+        names = ("Makefile", "knobs.mk", "options.py", "requirements.txt", "requirements-dev.txt")
+        self.folder = copy_project(folder / "a project", *names)
         (self.folder / "stub.py").write_text(PYTHON)
         self.python = self.folder / "stub"
         executable(self.python, f'#!/bin/sh\nexec "{sys.executable}" -IS stub.py "$@"\n')
@@ -82,16 +78,8 @@ class Project:
 
     def make(self, *arguments, status=0, python=True, **environment):
         """Run make; `python` gives it the stand-in as PYTHON, so that no environment is made."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-        result = subprocess.run(
-            ["make", *arguments, *([f"PYTHON={self.python}"] if python else [])],
-            cwd=self.folder,
-            env={**inherited, "PATH": path, "VERSION": "3.12.1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        environment = {"VERSION": "3.12.1", **environment, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        result = make(self.folder, *arguments, python=self.python if python else None, **environment)
         assert result.returncode == status, result.stdout + result.stderr
         return result
 
@@ -294,8 +282,8 @@ def test_python_may_have_any_path_and_no_environment_is_made(project):
 def test_demo_runs_the_whole_chain_on_digits(project):
     shown = project.make("demo").stdout
     assert [argv[0] for argv in project.calls()] == [
-        *["train_autoencoder.py", "evaluate.py"],
         *["train_cnn.py", "train_cnn.py", "evaluate.py"],
+        *["train_autoencoder.py", "evaluate.py"],
         *["train_autoencoder.py", "train_ae_classifier.py", "train_ae_classifier.py", "evaluate.py"] * 2,
     ]
     assert all("--data=digits" in argv for argv in project.calls())

@@ -1,5 +1,6 @@
 """The models: parameter counts, weights taken from an autoencoder, finished files, the training twin, faster layers."""
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from keras import layers
 from skimage import metrics
 
 import common
+import options
 from options import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -129,6 +131,12 @@ def test_finished_file_opens_where_this_project_is_not(cnn, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     assert np.allclose(np.load(tmp_path / "probabilities.npy"), numpy(cnn(PICTURES)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch-size", "learning-rate", "patience"])
+def test_help_names_the_recipes_defaults(name):
+    (number,) = re.findall(r"\(default: ([\d.]+)[;)]", options.OPTIONS[name][1]["help"])
+    assert {getattr(recipe, name.replace("-", "_")) for recipe in common.RECIPES.values()} == {float(number)}
 
 
 # --- The training twin ---

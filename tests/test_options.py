@@ -2,16 +2,16 @@
 
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import options
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
 
 
@@ -123,8 +123,15 @@ def test_data_prefix_is_fit_for_a_file_name(source, prefix):
     assert options.data_prefix(source) == prefix
 
 
+@pytest.mark.parametrize("name", [name for name, (_, words) in options.OPTIONS.items() if words.get("default")])
+def test_help_names_the_default(name):
+    default = re.escape(str(options.OPTIONS[name][1]["default"]))
+    assert re.search(rf"default: {default}[),;]|\b{default} \(default", options.OPTIONS[name][1]["help"])
+
+
 def python(*argv, **more):
-    return subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60, **more)
+    more = {"cwd": ROOT, **more}
+    return subprocess.run([sys.executable, *argv], capture_output=True, text=True, timeout=60, **more)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -145,9 +152,21 @@ def test_answers_without_loading_the_heavy_packages(script, option, status):
         assert "--batch-size" in result.stdout
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_backend_that_is_not_there_is_one_sentence(script, tmp_path):
+    required = ["--model", "cnn"] if script == "evaluate.py" else []
+    environment = {**os.environ, "KERAS_BACKEND": "foo"}
+    result = python(ROOT / script, *required, "--data", "digits", cwd=tmp_path, env=environment)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    sentence = rf"{script}: this environment cannot be used \(.*foo\): .*; KERAS_BACKEND is tensorflow, or jax .*\n"
+    assert re.fullmatch(sentence, result.stderr)
+    assert not list(tmp_path.iterdir())
+
+
 def test_table_of_knobs_names_every_knob():
     table = python("options.py").stdout
-    knobs = [knob for knob, _ in options.OPTIONS.values() if knob]
+    knobs = [f"{knob}=1" if knob in ("NOAUG", "FORCE") else knob for knob, _ in options.OPTIONS.values() if knob]
     assert [line.split()[0] for line in table.splitlines()] == knobs
 
 

@@ -15,11 +15,13 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from conftest import files_of_autoencoder, files_of_classifier
 from matplotlib.image import imread
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics
 
 import common
+import evaluate
 import options
 from options import InputError
 
@@ -115,33 +117,37 @@ def inside(study, monkeypatch):
 
 @pytest.fixture
 def borrow(study, workdir):
-    """A function that copies finished trainings of the study into a working directory of the test's own."""
+    """A function that copies finished trainings of the study into a working directory of the test's own.
+
+    borrow("one", other="one") copies the training `one`, and once more under the name `other`.
+    """
     shutil.copy(study.folder / DATA, DATA)
     Path("checkpoints").mkdir()
 
-    def copy(*stems):
-        for stem in stems:
+    def copy(*stems, **renamed):
+        for stem, source in {**dict(zip(stems, stems, strict=True)), **renamed}.items():
             for suffix in (".keras", ".json"):
-                shutil.copy(study.folder / "checkpoints" / f"{stem}{suffix}", "checkpoints")
+                shutil.copy(study.folder / f"checkpoints/{source}{suffix}", f"checkpoints/{stem}{suffix}")
 
     return copy
+
+
+def change_settings(stem, **settings):
+    """Make a finished training say that it had these settings; one that is None, that it had none of that name."""
+    found = record(stem)
+    changed = {key: value for key, value in {**found["settings"], **settings}.items() if value is not None}
+    Path(f"checkpoints/{stem}.json").write_text(json.dumps({**found, "settings": changed}))
 
 
 # --- What a finished study holds ------------------------------------------------------------------------------------
 
 
 def test_the_files_are_those_of_the_design_and_no_others(inside):
-    checkpoints = {f"{stem}{suffix}" for stem in TRAININGS for suffix in (".keras", ".json")}
-    images = {"pictures_distribution.png"}
-    images |= {f"{AUTOENCODER}_{plot}.png" for plot in ("loss", "psnr", "reconstructions")}
-    for name, (_, folds) in CLASSIFIERS.items():
-        checkpoints |= {f"{name}_fold{fold}_predictions.npz" for fold in folds}
-        images |= {f"{name}_fold{fold}_{plot}.png" for fold in folds for plot in ("accuracy", "loss", "heatmap")}
-        images.add(f"{name}_predictions.png")
-    for name in (AUTOENCODER, *CLASSIFIERS):
-        images |= {f"{name}_report.txt", f"{name}_report.json", f"{name}_architecture.txt"}
+    runs = [files_of_autoencoder(AUTOENCODER)]
+    runs += [files_of_classifier(name, folds) for name, (_, folds) in CLASSIFIERS.items()]
+    checkpoints, images = (set().union(*names) for names in zip(*runs, strict=True))
     assert contents("checkpoints").keys() == checkpoints
-    assert contents("imgs").keys() == images
+    assert contents("imgs").keys() == images | {"pictures_distribution.png"}
     assert not [path for path in Path().rglob(".*") if path.suffix != ".lock"]  # such as .….part
 
 
@@ -159,6 +165,12 @@ def test_a_record_says_what_was_trained_on_what(inside, stem):
     assert (found["parameters"], found["trainable_parameters"]) == TRAININGS[stem]
     assert found["checkpoint_sha256"] == file_sha256(f"checkpoints/{stem}.keras")
     assert found["settings"].items() >= {"epochs": 1, "batch_size": 16, "learning_rate": 0.001, "seed": 0}.items()
+    assert found["settings"]["keep"] == [20, 20, 20]
+    own = {key: found["settings"].get(key) for key in ("target", "augment")}
+    if stem == AUTOENCODER:
+        assert own == {"target": "augmented", "augment": False}
+    else:
+        assert own == {"target": None, "augment": None} and found["settings"]["ranges"]["rotation"] == 40
 
     with np.load(DATA) as file:
         pixels, labels, names = file["x_train"], file["y_train"].astype(np.int64), file["class_names"].tolist()
@@ -321,6 +333,78 @@ def test_plots_are_of_a_readmes_width_not_blank_and_nothing_is_cut_off_at_an_edg
         assert all((edge == 1).all() for edge in edges), f"{path} is cut off"
 
 
+def test_a_mean_is_taken_over_folds_of_the_same_settings_only(borrow):
+    borrow("pictures_cnn_fold1", "pictures_cnn_fold2")
+    change_settings("pictures_cnn_fold2", epochs=2, ranges={"flip": True})
+    with pytest.raises(InputError) as refusal:
+        call("evaluate", "--model cnn")
+    ranges = record("pictures_cnn_fold1")["settings"]["ranges"]
+    assert str(refusal.value).startswith(
+        "checkpoints/pictures_cnn_fold1.keras and checkpoints/pictures_cnn_fold2.keras are no folds of one study "
+        f"(EPOCHS 1 and 2; ranges {ranges} and {{'flip': True}}): "
+    )
+    assert not Path("imgs").exists() and not list(Path("checkpoints").glob("*.npz"))
+
+
+def test_a_mean_is_taken_over_classifiers_on_the_same_autoencoder_only(borrow):
+    stem = "pictures_autoencoder_cls_noaug_fold1"
+    third = stem.replace("fold1", "fold3")
+    borrow(stem, **{third: stem})
+    change_settings(third, autoencoder_sha256="0" * 64)
+    with pytest.raises(InputError, match=rf"{third}\.keras should be .* settings \(an autoencoder of its own\): "):
+        call("evaluate", "--model autoencoder_cls --noaug")
+
+
+def test_a_mean_is_taken_over_folds_of_the_same_images_only(borrow):
+    borrow("pictures_cnn_fold1", "pictures_cnn_fold2")
+    change_settings("pictures_cnn_fold2", kept_sha256="0" * 64)
+    with pytest.raises(InputError, match=r"cnn_fold2\.keras are no folds of one study \(other images\): "):
+        call("evaluate", "--model cnn")
+
+
+def test_a_class_may_be_called_as_a_line_of_sklearns_report():
+    names = ("accuracy", "macro avg", "weighted avg")
+    test = SimpleNamespace(class_names=names, labels=np.array([0, 0, 0, 0, 1, 1, 2, 2]))
+    probabilities = np.eye(3)[[0, 1, 1, 1, 1, 1, 2, 0]] * 0.8 + 0.2 / 3
+    figures, _ = evaluate.classifier_figures(test, probabilities)
+    assert figures["recall"] == {"accuracy": 0.25, "macro avg": 1.0, "weighted avg": 0.5}
+    assert figures["accuracy"] == 0.5
+
+
+def write_report(*checkpoints, name="a"):
+    """Write a report of folds with these hashes (None: a file without a record); returns what was printed."""
+    test = SimpleNamespace(source="pictures", images=[0], sha256="0")
+    folds = {number: {"record": known and {"checkpoint_sha256": known}} for number, known in enumerate(checkpoints, 1)}
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        evaluate.write_report(name, test, "the figures", folds, {})
+    return said.getvalue()
+
+
+def test_a_note_says_that_reports_are_replaced_only_where_they_were_of_trainings_that_are_gone(workdir):
+    note = "note: the reports and plots of a in imgs were of other trainings; they are replaced\n"
+    assert "note" not in write_report("one")
+    assert "note" not in write_report("one")
+    assert "note" not in write_report("one", "two")  # another fold
+    assert "note" not in write_report("other", name="b")
+    assert write_report("one", "new").startswith(note)
+    assert write_report("one").startswith(note)  # a fold less
+    assert write_report(None).startswith(note)
+    assert "note" not in write_report("two")  # a file without a record tells nothing
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "null", "{}", '{"folds": []}', '{"folds": {"1": 5}}', '{"folds": {"1": {"record": [1]}}}', "\xff"],
+)
+def test_a_damaged_report_does_no_harm(workdir, content):
+    path = Path("imgs/a_report.json")
+    path.parent.mkdir()
+    path.write_bytes(content.encode("latin-1"))
+    assert "note" not in write_report("one")
+    assert json.loads(path.read_text())["folds"] == {"1": {"record": {"checkpoint_sha256": "one"}}}
+    assert Path("imgs/a_report.txt").read_text() == "the figures\n"
+
+
 # --- Another file, by --model-path ----------------------------------------------------------------------------------
 
 
@@ -359,6 +443,37 @@ def test_a_classifier_of_ones_own_is_evaluated_on_classes_of_unequal_size(borrow
     assert report("own")["folds"]["1"]["record"] is None
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_quality_of_fewer_pictures_than_there_are_cores(borrow, monkeypatch, count):
+    borrow()
+    with np.load(DATA) as file:
+        np.savez(DATA, **{name: file[name][:count] if name.endswith("_test") else file[name] for name in file})
+    layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(0.9 / 255)]
+    keras.Sequential(layers).save("darker.keras")
+    monkeypatch.setattr(common, "usable_cores", lambda: 64)
+    call("evaluate", "--model autoencoder --model-path darker.keras")
+    pictures = held_out()[0] / 255
+    ratios = [-10 * np.log10(((0.1 * picture) ** 2).mean()) for picture in pictures]
+    assert report("darker")["data"]["test_images"] == count
+    found = report("darker")["summary"]["PSNR (dB)"]
+    assert found["mean"] == pytest.approx(np.mean(ratios), rel=1e-5)
+    assert found["std"] == (None if count == 1 else pytest.approx(np.std(ratios, ddof=1), rel=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--model cnn --noaug", "--noaug and --target choose an autoencoder, and a cnn has none; leave them out"),
+        ("--model cnn --target original", "--noaug and --target choose an autoencoder, and a cnn has none"),
+        ("--model cnn --model-path a.keras --name b", "--model-path names the file, so --noaug, --target and --name"),
+        ("--model autoencoder --model-path a.keras --noaug", "--model-path names the file, so --noaug, --target"),
+    ],
+)
+def test_options_that_would_choose_nothing_are_refused(workdir, words, sentence):
+    with pytest.raises(InputError, match=sentence):
+        call("evaluate", words)
+
+
 def test_a_file_that_would_run_code_is_refused_and_its_code_never_run(borrow):
     borrow()
     trap = keras.layers.Lambda(lambda x: (__import__("pathlib").Path("ran").touch(), x)[1])
@@ -373,7 +488,7 @@ def test_a_file_that_would_run_code_is_refused_and_its_code_never_run(borrow):
 
 
 def test_a_file_that_is_not_this_model_is_refused(inside):
-    with pytest.raises(InputError, match="choose its MODEL"):
+    with pytest.raises(InputError, match=r"maps .*\(10,\), not .*: choose the MODEL that it is$"):
         call("evaluate", "--model autoencoder --model-path checkpoints/pictures_cnn_fold1.keras")
 
 
@@ -404,22 +519,23 @@ def test_a_finished_training_is_skipped_and_says_so(inside, script, words, stem)
 @pytest.mark.parametrize(
     ("script", "words", "setting"),
     [
-        ("train_cnn", "--epochs 2", "epochs 1 there, 2 now"),
-        ("train_cnn", "--batch-size 8", "batch_size 16 there, 8 now"),
-        ("train_cnn", "--learning-rate 0.01", "learning_rate 0.001 there, 0.01 now"),
-        ("train_cnn", "--patience 3", "patience 15 there, 3 now"),
-        ("train_cnn", "--precision float32", "precision auto there, float32 now"),
-        ("train_cnn", "--seed 1", "seed 0 there, 1 now"),
-        ("train_cnn", "--keep 10", "keep None there, 10 now"),
-        ("train_cnn", "--val 0.2", "val 0.15 there, 0.2 now"),
-        ("train_cnn", "--reduced bird", r"reduced \[2, 4, 9\] there, \[2\] now"),
-        ("train_autoencoder", "--noaug --epochs 2", "epochs 1 there, 2 now"),
-        ("train_ae_classifier", "--noaug --epochs 2", "epochs 1 there, 2 now"),
+        ("train_cnn", "--epochs 2", "EPOCHS 1 there, 2 now"),
+        ("train_cnn", "--batch-size 8", "BATCH 16 there, 8 now"),
+        ("train_cnn", "--learning-rate 0.01", "LR 0.001 there, 0.01 now"),
+        ("train_cnn", "--patience 3", "PATIENCE 15 there, 3 now"),
+        ("train_cnn", "--precision float32", "PRECISION auto there, float32 now"),
+        ("train_cnn", "--seed 1", "SEED 0 there, 1 now"),
+        ("train_cnn", "--keep 10", "KEEP [20, 20, 20] there, [10, 10, 10] now"),
+        ("train_cnn", "--val 0.2", "VAL 0.15 there, 0.2 now"),
+        ("train_cnn", "--reduced bird", "REDUCED [2, 4, 9] there, [2] now; KEEP [20, 20, 20] there, [20] now"),
+        ("train_cnn", "--epochs 2 --seed 1", "SEED 0 there, 1 now; EPOCHS 1 there, 2 now"),
+        ("train_autoencoder", "--noaug --epochs 2", "EPOCHS 1 there, 2 now"),
+        ("train_ae_classifier", "--noaug --epochs 2", "EPOCHS 1 there, 2 now"),
     ],
 )
 def test_other_settings_than_those_of_a_finished_training_are_refused_by_name(inside, script, words, setting):
     before = contents("checkpoints")
-    with pytest.raises(InputError, match=rf"other settings \(.*{setting}.*NAME=.*FORCE=1"):
+    with pytest.raises(InputError, match=rf"other settings \({re.escape(setting)}\): .*NAME=.*FORCE=1"):
         call(script, f"{SMALL} {words}")
     assert contents("checkpoints") == before
 
@@ -434,7 +550,10 @@ def test_a_refusal_is_one_line_on_stderr_and_status_2(inside, capsys):
 def test_force_trains_again_and_replaces(borrow):
     borrow("pictures_cnn_fold1")
     before = contents("checkpoints")
+    predictions = Path("checkpoints/pictures_cnn_fold1_predictions.npz")
+    predictions.write_bytes(b"of the model that is replaced")
     call("train_cnn", "--epochs 1 --batch-size 32 --force")
+    assert not predictions.exists()
     after = contents("checkpoints")
     assert after.keys() == before.keys() and not after.items() & before.items()
     assert record("pictures_cnn_fold1")["settings"]["batch_size"] == 32
@@ -474,21 +593,55 @@ def test_an_evaluation_without_a_finished_training_says_which_command_makes_it(b
         call("evaluate", words)
 
 
+@pytest.mark.parametrize("words", ["--model cnn", "--model autoencoder --noaug", "--model cnn --model-path gone.keras"])
+def test_nothing_is_downloaded_before_a_missing_training_is_reported(workdir, monkeypatch, words):
+    def download():
+        raise AssertionError("this would have been downloaded for nothing")
+
+    monkeypatch.setattr(common, "load_cifar10", download)
+    with pytest.raises(InputError, match=r"there is no finished (training of|model) "):
+        evaluate.main(words.split())
+
+
+def test_a_file_in_place_of_checkpoints_is_one_sentence(workdir, npz, capsys):
+    Path("checkpoints").write_text("")
+    for script, words in (("train_cnn", SMALL), ("train_autoencoder", f"{SMALL} --if-missing")):
+        with pytest.raises(SystemExit) as end:
+            options.run(lambda script=script, words=words: call(script, words, data=str(npz)))
+        assert end.value.code == 1
+        sentence = r".*: checkpoints cannot be written to \(.*exists\); mend that and repeat\n"
+        assert re.fullmatch(sentence, capsys.readouterr().err)
+
+
+def test_a_file_in_place_of_imgs_is_one_sentence(workdir):
+    Path("imgs").write_text("")
+    with pytest.raises(options.RunFailed, match=r"^imgs/a_report\.txt cannot be written \(.*\); mend that and repeat$"):
+        write_report("one")
+
+
 def test_a_classifier_without_its_autoencoder_says_which_command_makes_it(borrow):
     borrow(AUTOENCODER)
-    with pytest.raises(InputError, match=r"no autoencoder .*pictures_autoencoder\.keras.*`make ae`"):
+    sentence = (
+        r"there is no {}\.keras in checkpoints that was trained on these images: run `make ae DATA={}`, with the same"
+    )
+    with pytest.raises(InputError, match=sentence.format("pictures_autoencoder", DATA)):
         call("train_ae_classifier", SMALL)
+    with pytest.raises(InputError, match=sentence.format("pictures_autoencoder_original", f"{DATA} TARGET=original")):
+        call("train_ae_classifier", f"{SMALL} --target original")
     Path(f"checkpoints/{AUTOENCODER}.keras").unlink()
-    with pytest.raises(InputError, match=rf"no autoencoder .*{AUTOENCODER}\.keras.*`make ae NOAUG=1`"):
+    with pytest.raises(InputError, match=sentence.format(AUTOENCODER, f"{DATA} NOAUG=1")):
         call("train_ae_classifier", f"{SMALL} --noaug")
 
 
 @pytest.mark.parametrize("words", ["--seed 1", "--keep 10", "--reduced bird"])
 def test_an_autoencoder_of_other_images_is_not_taken(inside, words):
-    with pytest.raises(InputError, match="no autoencoder for these images"):
+    before = contents("checkpoints")
+    with pytest.raises(InputError, match=rf"there is no {AUTOENCODER}\.keras .* that was trained on these images"):
         call("train_ae_classifier", f"{SMALL} --noaug {words}")
-    with pytest.raises(InputError, match="other settings"):
+    sentence = rf"{AUTOENCODER}\.keras was trained on other images: .*NAME=.*`make ae DATA={DATA} NOAUG=1 FORCE=1`$"
+    with pytest.raises(InputError, match=sentence):
         call("train_autoencoder", f"{SMALL} --noaug --if-missing {words}")
+    assert contents("checkpoints") == before
 
 
 def test_an_autoencoder_of_another_split_of_the_same_images_is_taken(inside):
@@ -506,7 +659,7 @@ def test_a_classifiers_settings_include_its_autoencoder(borrow):
     Path(f"{stem}.json").write_text(
         json.dumps({**record(AUTOENCODER), "checkpoint_sha256": file_sha256(f"{stem}.keras")})
     )
-    with pytest.raises(InputError, match="autoencoder_sha256"):
+    with pytest.raises(InputError, match=r"has other settings \(an autoencoder of its own\): "):
         call("train_ae_classifier", f"{SMALL} --noaug")
 
 

@@ -1,11 +1,17 @@
 """Training: what it leaves alone, how it ends, how it goes on after an interruption, what it refuses."""
 
+import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import shutil
+import signal
+import sys
 import threading
+import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -92,16 +98,23 @@ def no_fit(monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", fit)
 
 
-def stop_in_epoch(patch, epoch, error=KeyboardInterrupt):
-    """Raise `error` in the middle of `epoch` (from 1)."""
+@contextlib.contextmanager
+def stopped_in_epoch(epoch):
+    """Inside, a training gets Ctrl-C's signal in the middle of `epoch` (from 1), and has to end as the README says."""
     plain = common.Progress.on_train_batch_end
 
     def interrupted(self, batch, logs=None):
         plain(self, batch, logs)
         if self.epoch == epoch and batch == 2:
-            raise error
+            signal.raise_signal(signal.SIGINT)
 
-    patch.setattr(common.Progress, "on_train_batch_end", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(common.Progress, "on_train_batch_end", interrupted)
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def equal_weights(one, other):
@@ -119,16 +132,12 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     run, _ = finished
     record = json.loads((run.folder / "tiny_fold1.json").read_text())
     assert (record["run"], record["fold"], record["note"]) == ("tiny", 1, "from take")
-    expected = {
-        "epochs": 4,
-        "batch_size": 64,
-        "learning_rate": 1e-3,
-        "patience": 15,
-        "seed": 0,
-        "keep": None,
-        "val": 0.15,
-    }
-    assert record["settings"].items() >= {**expected, "precision": "float32", "reduced": [2, 4, 9]}.items()
+    asked = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-3, "patience": 15, "seed": 0, "val": 0.15}
+    fixed = {"optimizer": "adam", "balanced": True, "reduce_lr": True}
+    ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
+    images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
+    images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20]}
+    assert record["settings"] == {"model": "tiny", "precision": "float32", "ranges": ranges, **asked, **fixed, **images}
     assert record["data"] == fold.record
     assert record["parameters"] == (8 * 8 * 3 + 1) * 4 + 4 * 4 + (64 + 1) * 10
     assert record["trainable_parameters"] == record["parameters"] - 2 * 4
@@ -140,7 +149,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     assert min(history["images_per_second"]) <= record["images_per_second"] <= max(history["images_per_second"])
     assert (record["precision"], record["device"]) == ("float32", common.set_up_device()[0])
     assert record["versions"]["keras"] == keras.__version__
-    assert record["versions"].keys() >= {"python", "numpy", "scikit-learn", keras.backend.backend()}
+    assert record["versions"].keys() >= {"python", "numpy", "sklearn", "skimage", keras.backend.backend()}
     assert record["commit"] == common.current_commit()
     assert record["checkpoint_sha256"] == common.file_sha256(run.checkpoint)
     assert {path.name for path in run.folder.iterdir()} == {"tiny_fold1.keras", "tiny_fold1.json"}
@@ -208,7 +217,10 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
     (((_, ranges, _, found_target), _),) = made
     assert ranges == (common.REFERENCE_RANGES if augment else common.Ranges())
     assert found_target == target
-    history = run.read_record()["history"]
+    record = run.read_record()
+    assert record["settings"].items() >= {"target": target, "augment": augment, "optimizer": "rmsprop"}.items()
+    assert (record["settings"]["balanced"], record["settings"]["reduce_lr"]) == (False, False)
+    history = record["history"]
     assert history.keys() == {"loss", "psnr", "val_loss", "val_psnr", "learning_rate", *TIMING}
     assert -10 * np.log10(history["val_loss"][0]) <= history["val_psnr"][0] < 40
 
@@ -282,8 +294,7 @@ def test_an_interrupted_training_ends_as_one_run_through(run_through, train, run
     through, _ = run_through
     best = through.read_record()["best_epoch"]
     for epoch, before in ((3, 0), (best + 12, 2)):  # the second: after the learning rate fell, before the early end
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            stop_in_epoch(patch, epoch)
+        with stopped_in_epoch(epoch):
             train(run, *WORSENING, fold=worsening)
         assert ("going on after epoch" in capsys.readouterr().out) == bool(before)
         assert run.state.exists()
@@ -333,10 +344,72 @@ def test_first_weights_depend_on_seed_and_fold_alone(train, run, no_fit):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(train, run):
-    with pytest.raises(RunFailed, match=r"the loss became nan in epoch 1; try a smaller LR than 1e\+30"):
+    sentence = r"the loss became nan in epoch 1; start again with FORCE=1 and a smaller LR than 1e\+30$"
+    with pytest.raises(RunFailed, match=sentence):
         train(run, "--learning-rate", "1e30")
     assert not run.checkpoint.exists()
     assert not run.state.exists()
+
+
+# --- What a training says ---
+
+BAR = (7, 15, 22, 30)  # of 30 places, after each of four steps
+
+
+@pytest.fixture
+def watch(monkeypatch, capsys):
+    """What Progress prints of `epochs` epochs of four steps of 100 images; each look at the clock is 1.5 s later."""
+
+    def watch(terminal, makeflags="", fold=2, epochs=3, loss=0.5):
+        clock = itertools.count(0, 1.5)
+        monkeypatch.setattr(common, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+        monkeypatch.setenv("MAKEFLAGS", makeflags)
+        progress = common.Progress(fold, epochs, 4, 100)
+        progress.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.01)))
+        for epoch in range(epochs):
+            progress.on_epoch_begin(epoch)
+            for batch in range(4):
+                progress.on_train_batch_end(batch, {"loss": loss})
+            progress.on_test_begin()
+            progress.on_epoch_end(epoch, {"loss": loss, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.125})
+        return capsys.readouterr().out
+
+    return watch
+
+
+def epoch_line(epoch, epochs=3):
+    score = "loss 0.5000  accuracy 0.2500  val_loss 0.7500  val_accuracy 0.1250"
+    return f"epoch {epoch}/{epochs}  {score}  lr 0.01  53 images/s  9 s\n"
+
+
+def test_a_log_gets_one_line_an_epoch_and_once_how_long_the_rest_takes(watch):
+    lines = [f"fold 2  {epoch_line(epoch)}" for epoch in (1, 2, 3)]
+    lines.insert(1, "fold 2  at most 18 s to go; early stopping may end it sooner\n")
+    assert watch(terminal=False) == "".join(lines)
+    assert watch(terminal=False, fold=None, epochs=1) == epoch_line(1, 1)  # nothing is left to go
+
+
+def test_a_terminal_gets_a_bar_too_that_is_cleared_when_the_epoch_ends(watch):
+    def bar(epoch):
+        steps = [f"[{'#' * done}{'.' * (30 - done)}]  loss 0.5000  67 images/s" for done in BAR]
+        return "".join(f"\repoch {epoch}/3  {step}\033[K" for step in steps) + "\r\033[K"
+
+    said = watch(terminal=True, fold=None)
+    for epoch in (1, 2, 3):
+        assert bar(epoch) + epoch_line(epoch) in said
+    assert said.count("\033[K") == 15
+    assert said.count("to go") == 1
+
+
+def test_folds_side_by_side_under_make_draw_no_bar(watch):
+    assert watch(terminal=True, makeflags=" -j2 --jobserver-auth=3,4") == watch(terminal=False)
+    assert "\033[K" in watch(terminal=True, makeflags="k")  # make without -j runs one at a time
+
+
+def test_a_loss_that_is_not_finite_stops_within_the_epoch(watch):
+    with pytest.raises(RunFailed, match=r"the loss became nan in epoch 1; .* FORCE=1 and a smaller LR than 0\.01$"):
+        watch(terminal=False, loss=float("nan"))
 
 
 # --- What is there already ---
@@ -352,14 +425,14 @@ def test_same_settings_are_skipped(copy, train, no_fit, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--epochs", 5, "epochs 4 there, 5 now"),
-        ("--learning-rate", 0.1, "learning_rate 0.001 there, 0.1 now"),
-        ("--seed", 1, "seed 0 there, 1 now"),
-        ("--precision", "mixed_bfloat16", "precision float32 there, mixed_bf"),
+        ("--epochs", 5, "EPOCHS 4 there, 5 now"),
+        ("--learning-rate", 0.1, "LR 0.001 there, 0.1 now"),
+        ("--seed", 1, "SEED 0 there, 1 now"),
+        ("--precision", "mixed_bfloat16", "PRECISION float32 there, mixed_bfloat16 now"),
     ],
 )
 def test_other_settings_are_refused_naming_what_differs(copy, train, no_fit, option, value, words):
-    with pytest.raises(InputError, match=words) as refusal:
+    with pytest.raises(InputError, match=rf"finished .*tiny_fold1\.keras has other settings \({words}\): ") as refusal:
         train(copy, *FINISHED, option, value)
     assert "NAME=" in str(refusal.value)
     assert "FORCE=1" in str(refusal.value)
@@ -367,24 +440,41 @@ def test_other_settings_are_refused_naming_what_differs(copy, train, no_fit, opt
 
 def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
     other = dataclasses.replace(fold, record={**fold.record, "train_sha256": "0" * 64})
-    with pytest.raises(InputError, match=r"train_sha256 .* there, 000000000000 now"):
+    with pytest.raises(InputError, match=r"has other settings \(other images\): "):
         train(copy, *FINISHED, fold=other)
-    with pytest.raises(InputError, match="augment None there, True now"):
+    with pytest.raises(InputError, match=r"has other settings \(augment None there, True now\): "):
         train(copy, *FINISHED, augment=True)
+    with pytest.raises(InputError, match=r"has other settings \(TARGET None there, original now\): "):
+        train(copy, *FINISHED, target="original")
+    with pytest.raises(InputError, match=r"has other settings \(an autoencoder of its own\): "):
+        train(copy, *FINISHED, autoencoder_sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"optimizer": "sgd"}, "optimizer adam there, sgd now"),
+        ({"reduce_lr": False}, "reduce_lr True there, False now"),
+        ({"ranges": common.Ranges(flip=True)}, "ranges {.*'rotation': 40.*} there, {.*'rotation': 0.0.*} now"),
+    ],
+)
+def test_another_recipe_is_other_settings(copy, train, no_fit, monkeypatch, change, words):
+    monkeypatch.setitem(common.RECIPES, "tiny", dataclasses.replace(common.RECIPES["tiny"], **change))
+    with pytest.raises(InputError, match=rf"has other settings \({words}\): "):
+        train(copy, *FINISHED)
 
 
 @pytest.fixture
 def unfinished(train, run):
     """A training of two epochs that was stopped in its second."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_in_epoch(patch, 2)
+    with stopped_in_epoch(2):
         train(run)
     return run
 
 
 def test_an_unfinished_training_refuses_other_settings(unfinished, train):
     before = unfinished.state.read_bytes()
-    with pytest.raises(InputError, match=r"unfinished training .*\(batch_size 64 there, 32 now\)"):
+    with pytest.raises(InputError, match=r"unfinished training .*\(BATCH 64 there, 32 now\)"):
         train(unfinished, "--batch-size", 32)
     assert unfinished.state.read_bytes() == before
 
@@ -393,6 +483,28 @@ def test_force_trains_again_and_replaces(copy, train, finished):
     train(copy, "--precision", "float32", "--epochs", 1, "--force")
     assert copy.read_record()["settings"]["epochs"] == 1
     assert not equal_weights(copy.load_model(), finished[0].load_model())
+
+
+def test_force_keeps_what_is_there_until_the_new_training_begins(copy, train, no_fit):
+    def refuse(model):
+        raise InputError("the autoencoder's layer cannot be taken")
+
+    copy.path("_predictions.npz").write_bytes(b"of the finished model")
+    before = {path.name: path.read_bytes() for path in copy.folder.iterdir()}
+    assert len(before) == 3
+    with pytest.raises(InputError, match="cannot be taken"):
+        train(copy, *FINISHED, "--force", take=refuse)
+    assert {path.name: path.read_bytes() for path in copy.folder.iterdir()} == before
+    with pytest.raises(AssertionError, match="this trained"):
+        train(copy, *FINISHED, "--force")
+    assert not list(copy.folder.iterdir())
+
+
+def test_force_starts_an_unfinished_training_again(unfinished, train, capsys):
+    train(unfinished, "--epochs", 1, "--force")
+    assert "going on" not in capsys.readouterr().out
+    assert len(unfinished.read_record()["history"]["loss"]) == 1
+    assert not unfinished.state.exists()
 
 
 @pytest.mark.parametrize("damage", ["record text", "record gone", "checkpoint cut", "checkpoint of another"])
@@ -414,9 +526,11 @@ def test_damaged_finished_files_are_refused(copy, train, no_fit, damage):
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text"])
 def test_a_damaged_state_is_refused(unfinished, train, damage):
-    content = bytearray(unfinished.state.read_bytes())
-    content[len(content) // 2] ^= 1
     whole = unfinished.state.read_bytes()
+    with zipfile.ZipFile(unfinished.state) as file:
+        inside = file.getinfo("weights0.npy").header_offset + 1000  # of 3,072 bytes after some 200 of headers
+    content = bytearray(whole)
+    content[inside] ^= 1
     unfinished.state.write_bytes({"cut": whole[: len(whole) // 2], "flipped": content, "text": b"not a state"}[damage])
     with pytest.raises(InputError, match=r"tiny_fold1\.state is damaged .* FORCE=1"):
         train(unfinished)
@@ -455,13 +569,13 @@ def test_who_waits_for_a_run_in_training_gets_it_when_it_is_done(run, capsys):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "some" / "file"
-    common.commit(path, lambda file: file.write(b"first"))
+    common.commit(path, lambda neighbour: neighbour.write_bytes(b"first"))
 
-    def fill_the_disk(file):
-        file.write(b"sec")
+    def fill_the_disk(neighbour):
+        neighbour.write_bytes(b"sec")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(RunFailed, match=r"file could not be written .No space left on device"):
+    with pytest.raises(RunFailed, match=r"file cannot be written \(No space left on device\); mend that and repeat$"):
         common.commit(path, fill_the_disk)
     assert path.read_bytes() == b"first"
     assert [found.name for found in path.parent.iterdir()] == ["file"]
@@ -474,7 +588,7 @@ def test_a_full_disk_leaves_no_finished_file_and_loses_no_epoch(unfinished, trai
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(keras.Model, "save", fill_the_disk)
-    with pytest.raises(RunFailed, match=r"tiny_fold1\.keras could not be written .No space left"):
+    with pytest.raises(RunFailed, match=r"tiny_fold1\.keras cannot be written \(No space left on device\)"):
         train(unfinished)
     assert sorted(path.name for path in unfinished.folder.iterdir()) == ["tiny_fold1.state"]
 

@@ -1,0 +1,59 @@
+"""The real thing through make, in a copy of the project: small here, and the whole demo among the long tests."""
+
+import json
+
+import pytest
+from conftest import copy_project, files_of_autoencoder, files_of_classifier, make
+
+
+@pytest.fixture
+def project(tmp_path):
+    return copy_project(tmp_path / "a project")
+
+
+def typed(project, *arguments, timeout):
+    """Run make with the packages of this Python; returns what it printed."""
+    result = make(project, *arguments, timeout=timeout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def visible(folder):
+    return {path.name for path in folder.glob("[!.]*")}
+
+
+def test_an_autoencoder_then_a_classifier_on_it(project, npz):
+    knobs = ("NOAUG=1", "EPOCHS=1", "BATCH=64", f"DATA={npz}")
+    typed(project, "ae", *knobs, timeout=200)
+    checkpoints, images = files_of_autoencoder("small_autoencoder_noaug")
+    assert visible(project / "checkpoints") == checkpoints
+    assert visible(project / "imgs") == images | {"small_distribution.png"}
+    autoencoder = project / "checkpoints/small_autoencoder_noaug.keras"
+    before = autoencoder.stat()
+
+    said = typed(project, "ae_cls", "FOLDS=1", *knobs, timeout=200)
+    assert "small_autoencoder_noaug.keras is there and was trained on these images: it is used\n" in said
+    after = autoencoder.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    more_checkpoints, more_images = files_of_classifier("small_autoencoder_cls_noaug", [1])
+    assert visible(project / "checkpoints") == checkpoints | more_checkpoints
+    assert visible(project / "imgs") == images | more_images | {"small_distribution.png"}
+    records = [json.loads(path.read_text()) for path in sorted((project / "checkpoints").glob("*.json"))]
+    assert [record["settings"]["model"] for record in records] == ["autoencoder_cls", "autoencoder"]
+    assert records[0]["settings"]["autoencoder_sha256"] == records[1]["checkpoint_sha256"]
+    assert all(record["settings"]["batch_size"] == 64 for record in records)
+
+
+@pytest.mark.long
+def test_demo(project):
+    said = typed(project, "demo", timeout=1500)
+    assert said.splitlines()[-1].startswith("Done: reports and plots are in imgs/digits_")
+    checkpoints, images = files_of_autoencoder("digits_autoencoder_noaug_demo")
+    for name in ("cnn_demo", "autoencoder_cls_noaug_demo", "mod_autoencoder_cls_noaug_demo"):
+        more = files_of_classifier(f"digits_{name}", [1, 2])
+        checkpoints, images = checkpoints | more[0], images | more[1]
+    assert visible(project / "checkpoints") == checkpoints
+    assert visible(project / "imgs") == images | {"digits_distribution_demo.png"}
+    report = json.loads((project / "imgs/digits_cnn_demo_report.json").read_text())
+    assert len(report["folds"]) == 2
+    assert report["summary"]["accuracy"]["mean"] >= 0.95
