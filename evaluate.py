@@ -78,8 +78,8 @@ def require_one_study(records, train):
         differing = common.differing_settings(*settings, "{} {} and {}")
         if differing:
             raise InputError(
-                f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): train one of them anew "
-                "with FORCE=1, or under a NAME of its own"
+                f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): "
+                "train one of them anew with FORCE=1, or under a NAME of its own"
             )
 
 

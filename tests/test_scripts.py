@@ -351,7 +351,7 @@ def test_a_mean_is_taken_over_classifiers_on_the_same_autoencoder_only(borrow):
     third = stem.replace("fold1", "fold3")
     borrow(stem, **{third: stem})
     change_settings(third, autoencoder_sha256="0" * 64)
-    with pytest.raises(InputError, match=rf"{third}\.keras should be .* settings \(an autoencoder of its own\): "):
+    with pytest.raises(InputError, match=rf"{third}\.keras are no folds of one study \(another autoencoder\): "):
         call("evaluate", "--model autoencoder_cls --noaug")
 
 
@@ -659,7 +659,7 @@ def test_a_classifiers_settings_include_its_autoencoder(borrow):
     Path(f"{stem}.json").write_text(
         json.dumps({**record(AUTOENCODER), "checkpoint_sha256": file_sha256(f"{stem}.keras")})
     )
-    with pytest.raises(InputError, match=r"has other settings \(an autoencoder of its own\): "):
+    with pytest.raises(InputError, match=r"has other settings \(another autoencoder\): "):
         call("train_ae_classifier", f"{SMALL} --noaug")
 
 

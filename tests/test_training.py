@@ -446,7 +446,7 @@ def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
         train(copy, *FINISHED, augment=True)
     with pytest.raises(InputError, match=r"has other settings \(TARGET None there, original now\): "):
         train(copy, *FINISHED, target="original")
-    with pytest.raises(InputError, match=r"has other settings \(an autoencoder of its own\): "):
+    with pytest.raises(InputError, match=r"has other settings \(another autoencoder\): "):
         train(copy, *FINISHED, autoencoder_sha256="0" * 64)
 
 
