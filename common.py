@@ -325,6 +325,9 @@ class Ranges:
 
 
 REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
+DIGITS_RANGES = Ranges(
+    rotation=10, shift=0.1, shear=0.2, zoom=0.1
+)  # a mirrored or half turned digit is another, or none
 
 
 def affine_parameters(uniform, ranges):
@@ -1028,7 +1031,7 @@ def resolve_settings(args, model_name, fold, **more):
         **given,
         **chosen,
         **fixed,
-        "ranges": dataclasses.asdict(recipe.ranges),
+        "ranges": dataclasses.asdict(DIGITS_RANGES if fold.record["source"] == "digits" else recipe.ranges),
         **data,
         **more,
     }
@@ -1089,7 +1092,7 @@ def train(model_name, run, fold, args, take=None, **more):
 def fit(model, run, fold, recipe, settings, precision, machine, number, anew):
     """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
     target = settings.get("target")
-    ranges = recipe.ranges if settings.get("augment", True) else Ranges()
+    ranges = Ranges(**settings["ranges"]) if settings.get("augment", True) else Ranges()
     training, core = training_model(model, ranges, precision, target)
     optimizer = {"class_name": recipe.optimizer, "config": {"learning_rate": settings["learning_rate"]}}
     training.compile(

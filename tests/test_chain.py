@@ -49,7 +49,7 @@ def test_demo(project):
     said = typed(project, "demo", timeout=1500)
     assert said.splitlines()[-1].startswith("Done: reports and plots are in imgs/digits_")
     checkpoints, images = files_of_autoencoder("digits_autoencoder_noaug_demo")
-    for name in ("cnn_demo", "autoencoder_cls_noaug_demo", "mod_autoencoder_cls_noaug_demo"):
+    for name in ("cnn_demo", "autoencoder_cls_noaug_demo"):
         more = files_of_classifier(f"digits_{name}", [1, 2])
         checkpoints, images = checkpoints | more[0], images | more[1]
     assert visible(project / "checkpoints") == checkpoints

@@ -664,3 +664,11 @@ def test_device_reports_the_processor_s_bfloat16(monkeypatch, flag):
     device, fast = common.set_up_device.__wrapped__()
     assert device == f"CPU, {common.usable_cores()} cores"
     assert fast == flag
+
+
+@pytest.mark.parametrize(("source", "ranges"), [("digits", common.DIGITS_RANGES), ("cifar10", common.REFERENCE_RANGES)])
+def test_digits_are_turned_less_than_pictures_and_never_mirrored(fold, arguments, source, ranges):
+    there = dataclasses.replace(fold, record={**fold.record, "source": source})
+    settings = common.resolve_settings(arguments(), "cnn", there)
+    assert common.Ranges(**settings["ranges"]) == ranges
+    assert not common.DIGITS_RANGES.flip
