@@ -72,8 +72,8 @@ pretrained: $(ENVIRONMENT) $(filter ae,$(GOALS))
 DEMO := --no-print-directory -j2 DATA=digits NAME=demo BATCH=32 FORCE=1
 demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it; nothing to download, three minutes
 	@$(MAKE) $(DEMO) cnn FOLDS="1 2" EPOCHS=14
-	@$(MAKE) $(DEMO) ae NOAUG=1 EPOCHS=6
-	@$(MAKE) $(DEMO) ae_cls NOAUG=1 FOLDS="1 2" EPOCHS=6
+	@$(MAKE) $(DEMO) ae NOAUG=1 EPOCHS=4
+	@$(MAKE) $(DEMO) ae_cls NOAUG=1 FOLDS="1 2" EPOCHS=4
 	@echo "Done: reports and plots are in imgs/digits_*_demo*, models and records in checkpoints/digits_*_demo*"
 
 # --- Development ----------------------------------------------------------------------------------------------------
