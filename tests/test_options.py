@@ -201,7 +201,9 @@ def test_other_errors_keep_their_traceback():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_a_process_with_their_status(number, status):
-    code = "import options, time; options.run(lambda: [print('ready', flush=True), time.sleep(60)])"
+    # Where the tests run in a shell's background, SIGINT is ignored, and so would it be in what they start.
+    code = "import options, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "options.run(lambda: [print('ready', flush=True), time.sleep(60)])"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
         while process.stdout.readline() != "ready\n":
             assert process.poll() is None
