@@ -48,6 +48,7 @@ def silent_stderr():
 
 try:
     with silent_stderr():
+        import joblib
         import keras
         import numpy as np
         from keras import layers, ops
@@ -409,8 +410,8 @@ def build_cnn(x, classes):
     for block in (1, 2):
         x = layers.Conv2D(64, 3, padding="same", name=f"conv{block}")(x)
         x = layers.BatchNormalization(name=f"norm{block}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # the reference has ReLU first: the same, on four times as much
         x = layers.ReLU(name=f"relu{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)
     return dense_head(layers.Flatten(name="flatten")(x), classes)
 
 
@@ -518,15 +519,6 @@ def copy_weights(target, source):
 # --- Hardware, and what depends on the backend ----------------------------------------------------------------------
 
 
-def usable_cores():
-    """Cores that this process may really use: its affinity, and a container's limit where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    return cores
-
-
 def processor_has_bfloat16():
     """Name of the instruction set that makes bfloat16 fast on this processor, or None."""
     with contextlib.suppress(OSError):
@@ -541,7 +533,7 @@ def processor_has_bfloat16():
 @functools.cache
 def set_up_device():
     """Make the backend ready; returns (description of the device, why bfloat16 is fast on it, or None)."""
-    cores = usable_cores()
+    cores = joblib.cpu_count()  # those that this process may use: its affinity, and a container's limit
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -567,39 +559,21 @@ def set_up_device():
     return f"CPU, {cores} cores", processor_has_bfloat16()
 
 
+def tensorflow_on_processor():
+    """True where fast_layers are known to be faster: measured on processors; on a GPU XLA fuses Keras's own."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.config.list_physical_devices("GPU")
+
+
 def resolve_precision(requested):
     """('float32' or 'mixed_bfloat16', the reason in words)."""
     _, fast = set_up_device()
     if requested != "auto":
         return requested, "as asked for"
     return ("mixed_bfloat16", f"the hardware has {fast}") if fast else ("float32", "no fast bfloat16 here")
-
-
-class FusedBatchNormalization(layers.BatchNormalization):
-    """Keras's layer over the last of four axes as one TensorFlow operation; same weights, same result, a third faster.
-
-    Keras 3 runs it as single multiplications, subtractions and means, each a pass over memory.
-    """
-
-    def call(self, inputs, training=None, mask=None):
-        import tensorflow as tf
-
-        learn = bool(training and self.trainable)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=self.gamma,
-            offset=self.beta,
-            mean=[] if learn else self.moving_mean,
-            variance=[] if learn else self.moving_variance,
-            epsilon=self.epsilon,
-            is_training=learn,
-        )
-        if learn:
-            # The operation returns the sample variance (n - 1); Keras keeps the population's (n).
-            count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance * (count - 1) / count)):
-                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return outputs
 
 
 # --- The training model ---------------------------------------------------------------------------------------------
@@ -616,36 +590,64 @@ def cancelled_bias(layer, following):
     return linear and normalised and layer.use_bias and not layer.get_weights()[1].any()
 
 
-def training_model(model, ranges, precision, target=None):
-    """A twin of `model` for training: uint8 pictures, augmented on the device, through faster layers in `precision`.
-
-    Returns (training model, its core). The core has `model`'s layers by name and starts with its weights.
-    With `target` ('augmented' or 'original') the output is (batch, 2, 32, 32, 3): the reconstruction and what was to be
-    reconstructed, in [0, 1].
-    """
-
+def fast_twin(model, precision):
+    """A twin of `model` to train: the same layers by name and the same weights, computed faster, in `precision`."""
     # The builders' models are chains, so the next in the list is what follows.
     without_bias = {layer.name for layer, after in itertools.pairwise(model.layers) if cancelled_bias(layer, after)}
+    classes = {}
+    if tensorflow_on_processor():
+        import fast_layers
 
-    def faster(layer):
+        lacks_amx = precision == "mixed_bfloat16" and processor_has_bfloat16() == "avx512_bf16"
+        classes = fast_layers.fastest(model, gradients_by_products=lacks_amx)
+
+    def twin(layer):
         config = layer.get_config()
         # bfloat16's eight bits are enough inside the network, not for pictures, probabilities and reconstructions.
         outermost = isinstance(layer, layers.Rescaling) or layer is model.layers[-1]
         config["dtype"] = "float32" if outermost else precision
         if layer.name in without_bias:
             config["use_bias"] = False
-        fuse = isinstance(layer, layers.BatchNormalization) and keras.backend.backend() == "tensorflow"
-        return (FusedBatchNormalization if fuse else type(layer)).from_config(config)
+        return classes.get(layer.name, type(layer)).from_config(config)
 
-    core = keras.models.clone_model(model, clone_function=faster)
+    core = keras.models.clone_model(model, clone_function=twin)
     copy_weights(core, model)
+    return core
+
+
+def augmented(core, ranges, target=None):
+    """`core` behind augmentation: uint8 pictures -> what `core` returns.
+
+    With `target` ('augmented' or 'original') -> (batch, 2, 32, 32, 3): the reconstruction and what was to be
+    reconstructed, in [0, 1].
+    """
     images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image")
     seen = Augment(ranges, name="augment")(images)
     outputs = core(seen)
     if target:
         goal = seen if target == "augmented" else ops.cast(images, "float32")
         outputs = ops.stack([outputs, goal / 255], axis=1)
-    return keras.Model(images, outputs), core
+    return keras.Model(images, outputs)
+
+
+def training_model(model, ranges, precision, target=None):
+    """What is trained in place of `model`, and within it the twin of `model`: (training model, its core)."""
+    core = fast_twin(model, precision)
+    return augmented(core, ranges, target), core
+
+
+def compile_model(training, optimizer, learning_rate, target=None):
+    """Give a training model its loss, its metric and its optimizer, named as Keras names it."""
+    new = type(keras.optimizers.get(optimizer))
+    if new is keras.optimizers.Adam and tensorflow_on_processor():
+        import fast_layers
+
+        new = fast_layers.Adam
+    training.compile(
+        optimizer=new(learning_rate),
+        loss=reconstruction_error if target else "sparse_categorical_crossentropy",
+        metrics=[psnr] if target else ["accuracy"],
+    )
 
 
 def seed_layers(training, core, seed, fold, step):
@@ -658,7 +660,8 @@ def seed_layers(training, core, seed, fold, step):
 
 def reconstruction_error(labels, pair):
     """Mean squared error per picture of a (batch, 2, ...) pair, in squares of [0, 1]."""
-    return ops.mean(ops.square(pair[:, 0] - pair[:, 1]), axis=(1, 2, 3))
+    reconstruction, goal = ops.unstack(pair, axis=1)  # its gradient is one copy; a slice's, two passes of zeros
+    return ops.mean(ops.square(reconstruction - goal), axis=(1, 2, 3))
 
 
 def psnr(labels, pair):
@@ -1094,12 +1097,7 @@ def fit(model, run, fold, recipe, settings, precision, machine, number, anew):
     target = settings.get("target")
     ranges = Ranges(**settings["ranges"]) if settings.get("augment", True) else Ranges()
     training, core = training_model(model, ranges, precision, target)
-    optimizer = {"class_name": recipe.optimizer, "config": {"learning_rate": settings["learning_rate"]}}
-    training.compile(
-        optimizer=keras.optimizers.get(optimizer),
-        loss=reconstruction_error if target else "sparse_categorical_crossentropy",
-        metrics=[psnr] if target else ["accuracy"],
-    )
+    compile_model(training, recipe.optimizer, settings["learning_rate"], target)
     training.optimizer.build(training.trainable_variables)
 
     callbacks = [keras.callbacks.EarlyStopping(monitor="val_loss", patience=settings["patience"])]

@@ -180,12 +180,14 @@ def evaluate_autoencoder(name, records, test, batch_size):
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    import joblib
+
     import common
 
     (run, record), *_ = records.items()
     model, copies = predict(run, test.images, batch_size, common.IMAGE_SHAPE)
     originals = test.images.astype(np.float32) / 255
-    workers = min(common.usable_cores(), 8, math.ceil(len(originals) / 500))  # a worker takes a second to start
+    workers = min(joblib.cpu_count(), 8, math.ceil(len(originals) / 500))  # a worker takes a second to start
     parts = np.array_split(np.stack([originals, copies], axis=1), workers)
     with ProcessPoolExecutor(len(parts), get_context("spawn")) as pool:  # TensorFlow's threads do not survive a fork
         quality = np.concatenate(list(pool.map(image_quality, parts)))

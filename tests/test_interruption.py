@@ -24,7 +24,7 @@ STEM = "checkpoints/digits_cnn_fold1"
 
 def start(folder):
     """Start the training in `folder`; output goes to files there, as in a job on a cluster."""
-    for name in ("train_cnn.py", "common.py", "options.py"):
+    for name in ("train_cnn.py", "common.py", "fast_layers.py", "options.py"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     with open(folder / "out", "w") as out, open(folder / "err", "w") as err:

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import keras
 import numpy as np
 import pytest
@@ -450,7 +451,7 @@ def test_the_quality_of_fewer_pictures_than_there_are_cores(borrow, monkeypatch,
         np.savez(DATA, **{name: file[name][:count] if name.endswith("_test") else file[name] for name in file})
     layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(0.9 / 255)]
     keras.Sequential(layers).save("darker.keras")
-    monkeypatch.setattr(common, "usable_cores", lambda: 64)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
     call("evaluate", "--model autoencoder --model-path darker.keras")
     pictures = held_out()[0] / 255
     ratios = [-10 * np.log10(((0.1 * picture) ** 2).mean()) for picture in pictures]

@@ -13,6 +13,7 @@ import threading
 import zipfile
 from types import SimpleNamespace
 
+import joblib
 import keras
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_training_batches_are_drawn_and_validation_is_the_fold_s_own(
     expected = common.BalancedBatches(fold.x_train, fold.y_train, 20, seed=7, fold=3, balanced=balanced)
     assert given["steps_per_epoch"] == expected.steps_per_epoch == (34 * 10 if balanced else len(fold.x_train)) // 20
     assert all(np.array_equal(given["batches"].rows(step), expected.rows(step)) for step in range(30))
-    assert type(given["optimizer"]) is (keras.optimizers.RMSprop if target else keras.optimizers.Adam)
+    assert isinstance(given["optimizer"], keras.optimizers.RMSprop if target else keras.optimizers.Adam)
     schedule = [c for c in given["callbacks"] if isinstance(c, keras.callbacks.ReduceLROnPlateau)]
     assert [(c.monitor, c.factor, c.patience, c.min_lr, c.cooldown) for c in schedule] == (
         [] if target else [("val_loss", 0.3, 10, 1e-4, 1)]
@@ -662,7 +663,7 @@ def test_device_reports_the_processor_s_bfloat16(monkeypatch, flag):
     monkeypatch.setattr(common, "processor_has_bfloat16", lambda: flag)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     device, fast = common.set_up_device.__wrapped__()
-    assert device == f"CPU, {common.usable_cores()} cores"
+    assert device == f"CPU, {joblib.cpu_count()} cores"
     assert fast == flag
 
 
