@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval test test-all lint clean clean-runs
+.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval test test-all lint bench clean clean-runs
 include knobs.mk
 
 # --- Environment: .venv, or one of your own with PYTHON=/path/python ------------------------------------------------
@@ -85,6 +85,8 @@ test-all:  ## Run the long ones as well
 lint:  ## Check the code and its format
 	"$$PYTHON" -m ruff check .
 	"$$PYTHON" -m ruff format --check .
+bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: five minutes of two idle cores
+	"$$PYTHON" bench.py
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ tests/__pycache__ .pytest_cache .ruff_cache
 	rm -f checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo*

@@ -636,15 +636,20 @@ def training_model(model, ranges, precision, target=None):
     return augmented(core, ranges, target), core
 
 
-def compile_model(training, optimizer, learning_rate, target=None):
-    """Give a training model its loss, its metric and its optimizer, named as Keras names it."""
-    new = type(keras.optimizers.get(optimizer))
-    if new is keras.optimizers.Adam and tensorflow_on_processor():
+def new_optimizer(name, learning_rate):
+    """The optimizer that Keras calls `name`, computed faster where there is a way."""
+    kind = type(keras.optimizers.get(name))
+    if kind is keras.optimizers.Adam and tensorflow_on_processor():
         import fast_layers
 
-        new = fast_layers.Adam
+        kind = fast_layers.Adam
+    return kind(learning_rate)
+
+
+def compile_model(training, optimizer, target=None):
+    """Give a training model its optimizer, and the loss and the metric of a classifier or of an autoencoder."""
     training.compile(
-        optimizer=new(learning_rate),
+        optimizer,
         loss=reconstruction_error if target else "sparse_categorical_crossentropy",
         metrics=[psnr] if target else ["accuracy"],
     )
@@ -1097,7 +1102,7 @@ def fit(model, run, fold, recipe, settings, precision, machine, number, anew):
     target = settings.get("target")
     ranges = Ranges(**settings["ranges"]) if settings.get("augment", True) else Ranges()
     training, core = training_model(model, ranges, precision, target)
-    compile_model(training, recipe.optimizer, settings["learning_rate"], target)
+    compile_model(training, new_optimizer(recipe.optimizer, settings["learning_rate"]), target)
     training.optimizer.build(training.trainable_variables)
 
     callbacks = [keras.callbacks.EarlyStopping(monitor="val_loss", patience=settings["patience"])]

@@ -296,7 +296,7 @@ def test_frozen_layers_cost_no_gradient_work(name, trained):
     if recipe.frozen_until:
         common.take_weights(model, common.finished_model(common.RECIPES["autoencoder"], 10, "a"), recipe.frozen_until)
     training, _ = common.training_model(model, common.REFERENCE_RANGES, "float32")
-    common.compile_model(training, "adam", 0.001)
+    common.compile_model(training, common.new_optimizer("adam", 0.001))
     batch = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
     step = tf.function(lambda: training.train_step(batch)).get_concrete_function()
     operations = [operation.type for operation in those_that_run(step.graph)]

@@ -1,0 +1,251 @@
+"""How fast this machine trains, predicts and evaluates, and how near to its limit: five minutes on two cores.
+
+Random pictures in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows of one process.
+"""
+
+import itertools
+import math
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+import options
+
+MODELS = ("cnn", "autoencoder", "autoencoder_cls")
+WINDOWS, SECONDS = 7, 0.5  # how often each thing is timed, and for how long about
+FORMULA = (
+    "a step's operations: 2 x images x multiply-adds of every layer (convolution: kernel height x kernel width x "
+    "channels in x filters x pixels out; dense: inputs x outputs), counted once for the output, once for the kernel's "
+    "gradient where the layer learns, once for the input's gradient where a layer before it learns"
+)
+
+
+def main(argv=None):
+    options.parse(__doc__, (), argv)
+    models = {}
+    for name in MODELS:
+        print(f"measuring {name}", flush=True)
+        # Each in a process of its own: start and peak memory are that model's.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            about, models[name] = pool.submit(measure, name, time.time()).result()
+
+    import common
+
+    print(f"{about['processor']}: {about['device']}; {about['precision']} ({about['precision_reason']})")
+    print(show_table(models))
+    path = options.IMAGES / "benchmark.json"
+    common.commit_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
+    print(f"median [quartiles] of {WINDOWS} windows; {path} is written")
+
+
+def measure(name, began):
+    """(About the machine, {figure: [lower quartile, median, upper one] over windows, or a number}) of a model."""
+    import common
+    from common import keras, ops
+
+    class AlwaysAugment(common.Augment):
+        def call(self, images, training=False):
+            return super().call(images, training=True)
+
+    device, _ = common.set_up_device()
+    precision, reason = common.resolve_precision("auto")
+    recipe, target = common.RECIPES[name], "augmented" if name == "autoencoder" else None
+    images, labels, val_images, val_labels = pictures()
+    batches = common.BalancedBatches(images, labels, recipe.batch_size, balanced=recipe.balanced)
+    inputs, answers = batches[0]
+    model = new_model(name)
+
+    def compiled(core, ranges, optimizer):
+        training = common.augmented(core, ranges, target)
+        common.compile_model(training, optimizer, target)
+        return training
+
+    def fast(model, precision, ranges=None):
+        optimizer = common.new_optimizer(recipe.optimizer, recipe.learning_rate)
+        return compiled(common.fast_twin(model, precision), ranges or common.Ranges(), optimizer)
+
+    fit = Fit(fast(model, precision, recipe.ranges), batches)
+    fit(1)
+    figures = {"start to the end of the first step, s": fit.first - began}
+    fit.training.evaluate(val_images, val_labels, batch_size=500, verbose=0)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    figures["peak memory of a training, GB"] = peak / 1e9
+
+    steps = {"step": fast(model, precision)}
+    if precision != "float32":
+        steps["step in float32"] = fast(model, "float32")
+    stock = new_model(name)
+    steps["step, stock Keras in float32"] = compiled(stock, common.Ranges(), keras.optimizers.get(recipe.optimizer))
+    if recipe.frozen_until:
+        steps["step, nothing frozen"] = fast(new_model(name, frozen=False), precision)
+    image = keras.Input(common.IMAGE_SHAPE, dtype="uint8")
+    augment = keras.Model(image, AlwaysAugment(recipe.ranges)(image))
+    number = itertools.count()
+    matrix = ops.ones((3000, 3000), "bfloat16" if precision == "mixed_bfloat16" else "float32")
+    seconds = time_in_turn(
+        {"fit": fit}
+        | {key: repeat(lambda it=it: it.train_on_batch(inputs, answers)) for key, it in steps.items()}
+        | {
+            "prediction": repeat(lambda: model.predict_on_batch(val_images[:500])),
+            "generator": repeat(lambda: batches[next(number)]),
+            "augmentation": repeat(lambda: augment.predict_on_batch(inputs)),
+            "matrix product": repeat(lambda: float(ops.matmul(matrix, matrix)[0, 0])),
+        }
+    )
+    rate = operations(model, recipe.batch_size) / seconds["step"] / 1e9
+    limit = 2 * 3000**3 / seconds["matrix product"] / 1e9
+    images_per_second = {key: recipe.batch_size / seconds[key] for key in ("fit", *steps)}
+    images_per_second["prediction"] = 500 / seconds["prediction"]
+    figures = (
+        {f"{key}, images/s": quartiles(values) for key, values in images_per_second.items()}
+        | {
+            "step / stock Keras": quartiles(seconds["step, stock Keras in float32"] / seconds["step"]),
+            "fit / step": quartiles(seconds["step"] / seconds["fit"]),
+            "step, GFLOP/s": quartiles(rate),
+            "of a matrix product's, %": quartiles(100 * rate / limit),
+            "generator, ms a batch": quartiles(1e3 * seconds["generator"]),
+            "augmentation, ms a batch": quartiles(1e3 * seconds["augmentation"]),
+            "evaluation of 10,000 images, s": evaluation(name, model),
+        }
+        | figures
+    )
+    about = {"processor": processor(), "device": device, "precision": precision, "precision_reason": reason}
+    return {**about, "versions": common.versions(), "commit": common.current_commit()}, figures
+
+
+def pictures():
+    """Random pictures, reduced and split as CIFAR-10 is: (train images, labels, validation images, labels)."""
+    import common
+
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (50_000, *common.IMAGE_SHAPE), np.uint8), np.arange(50_000) % 10
+    kept = common.reduce_classes(labels, (2, 4, 9), None, 0)
+    train, val = (kept[rows] for rows in common.split_fold(labels[kept], 1, 0.15, 0))
+    return images[train], labels[train], images[val], labels[val]
+
+
+def new_model(name, frozen=True):
+    import common
+
+    recipe = common.RECIPES[name]
+    model = common.finished_model(recipe, 10, name)
+    if frozen and recipe.frozen_until:
+        common.take_weights(model, common.finished_model(common.RECIPES["autoencoder"], 10, "any"), recipe.frozen_until)
+    return model
+
+
+class Fit:
+    """Times steps within Keras's fit, as a training runs it: generator, augmentation, callbacks and all."""
+
+    def __init__(self, training, batches):
+        from common import keras
+
+        self.training, self.batches, self.first = training, batches, None
+        self.ended = []
+        self.callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs: self.ended.append(time.time())
+        )
+
+    def __call__(self, count):
+        """Seconds of `count` steps, beginning with the end of one."""
+        self.ended.clear()
+        self.training.fit(self.batches, steps_per_epoch=count + 1, verbose=0, shuffle=False, callbacks=[self.callback])
+        self.first = self.first or self.ended[0]
+        return self.ended[-1] - self.ended[0]
+
+
+def repeat(function):
+    """A timer: seconds of so many calls of `function`."""
+
+    def timer(count):
+        began = time.perf_counter()
+        for _ in range(count):
+            function()
+        return time.perf_counter() - began
+
+    return timer
+
+
+def time_in_turn(timers):
+    """{key: seconds of one, in each window}: every window times each of `timers`, so that all see the same machine."""
+    counts = {}
+    for key, timer in timers.items():
+        timer(2)  # compiles
+        counts[key] = math.ceil(SECONDS / timer(1))
+    windows = [{key: timer(counts[key]) / counts[key] for key, timer in timers.items()} for _ in range(WINDOWS)]
+    return {key: np.array([window[key] for window in windows]) for key in timers}
+
+
+def quartiles(values):
+    return np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+
+
+def operations(model, images):
+    """Floating-point operations of one training step of a chain of layers, by FORMULA."""
+    total, learns = 0, False
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            pixels = math.prod(layer.output.shape[1:-1])  # 1 for a dense layer
+            times = 1 + layer.trainable + learns
+            total += 2 * images * times * math.prod(layer.kernel.shape) * pixels
+        learns = learns or bool(layer.trainable_weights)
+    return total
+
+
+def evaluation(name, model):
+    """Seconds that evaluate.py takes for 10,000 pictures, from start to plots."""
+    random = np.random.default_rng(1)
+    parts = {"train": 10, "test": 10_000}
+    arrays = {f"x_{part}": random.integers(0, 256, (count, 32, 32, 3), np.uint8) for part, count in parts.items()}
+    arrays |= {f"y_{part}": np.arange(count) % 10 for part, count in parts.items()}
+    script = Path(__file__).with_name("evaluate.py").resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder, "pictures.npz"), **arrays)
+        model.save(Path(folder, "model.keras"))
+        command = [sys.executable, script, "--model", name, "--model-path", "model.keras", "--data", "pictures.npz"]
+        began = time.perf_counter()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise options.RunFailed(f"evaluate.py failed: {done.stderr.strip()}")
+        return time.perf_counter() - began
+
+
+def processor():
+    """Name of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def show_table(models):
+    """The figures as a Markdown table, a column for each model, that reads well in a terminal."""
+
+    def show(figure):
+        if figure is None:
+            return ""
+        low, middle, high = figure if isinstance(figure, list) else (None, figure, None)
+        digits = 0 if middle >= 100 else 1 if middle >= 10 else 2
+        spread = "" if low is None else f" [{low:,.{digits}f} {high:,.{digits}f}]"
+        return f"{middle:,.{digits}f}{spread}"
+
+    keys = list(dict.fromkeys(key for figures in models.values() for key in figures))
+    rows = [["", *models]] + [[key, *(show(figures.get(key)) for figures in models.values())] for key in keys]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+if __name__ == "__main__":
+    options.run(main)
