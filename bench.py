@@ -22,7 +22,7 @@ import options
 MODELS = ("cnn", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 7, 0.5  # how often each thing is timed, and for how long about
 FORMULA = (
-    "a step's operations: 2 x images x multiply-adds of every layer (convolution: kernel height x kernel width x "
+    "operations of a step: 2 x images x multiply-adds of every layer (convolution: kernel height x kernel width x "
     "channels in x filters x pixels out; dense: inputs x outputs), counted once for the output, once for the kernel's "
     "gradient where the layer learns, once for the input's gradient where a layer before it learns"
 )
@@ -35,7 +35,7 @@ def main(argv=None):
         print(f"measuring {name}", flush=True)
         # Each in a process of its own: start and peak memory are that model's.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            about, models[name] = pool.submit(measure, name, time.time()).result()
+            about, models[name] = pool.submit(measure, name, time.monotonic()).result()
 
     import common
 
@@ -43,7 +43,7 @@ def main(argv=None):
     print(show_table(models))
     path = options.IMAGES / "benchmark.json"
     common.commit_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
-    print(f"median [quartiles] of {WINDOWS} windows; {path} is written")
+    print(f"median [quartiles] of {WINDOWS} windows, or measured once; {FORMULA}", f"{path} is written", sep="\n")
 
 
 def measure(name, began):
@@ -74,10 +74,10 @@ def measure(name, began):
 
     fit = Fit(fast(model, precision, recipe.ranges), batches)
     fit(1)
-    figures = {"start to the end of the first step, s": fit.first - began}
+    figures = {"start to end of first step, s": fit.first - began}
     fit.training.evaluate(val_images, val_labels, batch_size=500, verbose=0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    figures["peak memory of a training, GB"] = peak / 1e9
+    figures["peak memory of fit, GB"] = peak / 1e9
 
     steps = {"step": fast(model, precision)}
     if precision != "float32":
@@ -110,10 +110,11 @@ def measure(name, began):
             "step / stock Keras": quartiles(seconds["step, stock Keras in float32"] / seconds["step"]),
             "fit / step": quartiles(seconds["step"] / seconds["fit"]),
             "step, GFLOP/s": quartiles(rate),
-            "of a matrix product's, %": quartiles(100 * rate / limit),
+            "of a matrix product's GFLOP/s, %": quartiles(100 * rate / limit),
             "generator, ms a batch": quartiles(1e3 * seconds["generator"]),
             "augmentation, ms a batch": quartiles(1e3 * seconds["augmentation"]),
-            "evaluation of 10,000 images, s": evaluation(name, model),
+            "both, % of a step": quartiles(100 * (seconds["generator"] + seconds["augmentation"]) / seconds["step"]),
+            "evaluate.py, 10,000 images, s": evaluation(name, model),
         }
         | figures
     )
@@ -143,7 +144,7 @@ def new_model(name, frozen=True):
 
 
 class Fit:
-    """Times steps within Keras's fit, as a training runs it: generator, augmentation, callbacks and all."""
+    """Times steps within Keras's fit, with generator and augmentation, as a training runs them."""
 
     def __init__(self, training, batches):
         from common import keras
@@ -151,7 +152,7 @@ class Fit:
         self.training, self.batches, self.first = training, batches, None
         self.ended = []
         self.callback = keras.callbacks.LambdaCallback(
-            on_train_batch_end=lambda step, logs: self.ended.append(time.time())
+            on_train_batch_end=lambda step, logs: self.ended.append(time.monotonic())
         )
 
     def __call__(self, count):
@@ -175,13 +176,19 @@ def repeat(function):
 
 
 def time_in_turn(timers):
-    """{key: seconds of one, in each window}: every window times each of `timers`, so that all see the same machine."""
+    """{key: seconds of one, in each window}: a window times each of `timers`, so that all see the same machine.
+
+    Every other window goes backwards, so that none always follows the same neighbour.
+    """
     counts = {}
     for key, timer in timers.items():
         timer(2)  # compiles
-        counts[key] = math.ceil(SECONDS / timer(1))
-    windows = [{key: timer(counts[key]) / counts[key] for key, timer in timers.items()} for _ in range(WINDOWS)]
-    return {key: np.array([window[key] for window in windows]) for key in timers}
+        counts[key] = math.ceil(SECONDS / min(timer(1), timer(1)))
+    seconds = {key: [] for key in timers}
+    for window in range(WINDOWS):
+        for key in list(timers)[:: -1 if window % 2 else 1]:
+            seconds[key].append(timers[key](counts[key]) / counts[key])
+    return {key: np.array(values) for key, values in seconds.items()}
 
 
 def quartiles(values):

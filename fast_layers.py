@@ -56,7 +56,7 @@ class Dropout(layers.Dropout):
 
 
 @tf.custom_gradient
-def convolution_by_products(inputs, kernel):
+def convolution_by_products(inputs, kernel, bias):
     """A 3x3 'same' convolution, stride 1; its kernel's gradient is a matrix product for each of the nine places."""
 
     def gradient(upstream):
@@ -68,16 +68,20 @@ def convolution_by_products(inputs, kernel):
         rows = tf.reshape(upstream, [-1, kernel.shape[-1]])
         shifted = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
         products = [tf.matmul(tf.reshape(one, [-1, channels]), rows, transpose_a=True) for one in shifted]
-        return into_inputs, tf.reshape(tf.stack(products), kernel.shape)
+        # In float32: TensorFlow's own gradient of a bias adds thousands of values in bfloat16, and is off by half.
+        into_bias = tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), axis=0), bias.dtype)
+        return into_inputs, tf.reshape(tf.stack(products), kernel.shape), into_bias
 
-    return tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME"), gradient
+    return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME"), bias), gradient
 
 
 class SmallConv2D(layers.Conv2D):
     """Keras's 3x3 layer for pictures of at most 8x8, in bfloat16 without AMX, where oneDNN lacks a fast gradient."""
 
-    def convolution_op(self, inputs, kernel):
-        return convolution_by_products(inputs, tf.convert_to_tensor(kernel))
+    def call(self, inputs):
+        kernel = tf.convert_to_tensor(self.kernel)
+        bias = tf.convert_to_tensor(self.bias) if self.use_bias else tf.zeros(self.filters, kernel.dtype)
+        return self.activation(convolution_by_products(inputs, kernel, bias))
 
 
 # [row parity of the output, offset -1, 0, 1 in the input, row of the kernel]: of a picture doubled in size, which rows
@@ -88,7 +92,7 @@ FALLS_ON = np.array([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [
 class UpsampledConv2D(layers.Conv2D):
     """UpSampling2D and a 3x3 convolution as one convolution of the smaller picture, with four times the filters.
 
-    For few filters: 3 leave most of the processor's vector empty, 12 fill it, on a quarter of the pixels.
+    For few filters: 3 leave most of the processor's vector empty, 12 fill it, on a quarter of the pixels. In float32.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -120,17 +124,21 @@ def fastest(model, gradients_by_products):
     """
     classes = {}
     for before, layer in itertools.pairwise(model.layers):
-        if isinstance(layer, layers.BatchNormalization) and len(layer.input.shape) == 4:
+        kind, last = type(layer), layer is model.layers[-1]  # a subclass is another layer
+        if kind is layers.BatchNormalization and len(layer.input.shape) == 4 and plain_normalization(layer):
             classes[layer.name] = BatchNormalization
-        elif isinstance(layer, layers.Dropout) and layer.noise_shape is None:
+        elif kind is layers.Dropout and layer.noise_shape is None and layer.rate < 0.999:
             classes[layer.name] = Dropout
-        elif isinstance(layer, layers.Conv2D) and plain_3x3(layer):
-            doubled = isinstance(before, layers.UpSampling2D) and before.size == (2, 2)
-            if doubled and before.interpolation == "nearest" and layer.filters <= 4:
+        elif kind is layers.Conv2D and plain_3x3(layer):
+            if last and layer.filters <= 4 and type(before) is layers.UpSampling2D and plain_doubling(before):
                 classes |= {before.name: NoUpSampling2D, layer.name: UpsampledConv2D}
-            elif gradients_by_products and max(layer.input.shape[1:3]) <= 8:
+            elif gradients_by_products and not last and max(layer.input.shape[1:3]) <= 8:
                 classes[layer.name] = SmallConv2D
     return classes
+
+
+def plain_normalization(layer):
+    return layer.axis in (-1, 3) and layer.center and layer.scale and not (layer.renorm or layer.synchronized)
 
 
 def plain_3x3(layer):
@@ -138,8 +146,12 @@ def plain_3x3(layer):
     return layer.kernel_size == (3, 3) and layer.padding == "same" and set(ones) == {1}
 
 
+def plain_doubling(layer):
+    return layer.size == (2, 2) and layer.interpolation == "nearest"
+
+
 class Adam(keras.optimizers.Adam):
-    """Keras's Adam, each variable in one pass over memory instead of ten."""
+    """Keras's Adam, without amsgrad, each variable in one pass over memory instead of ten."""
 
     def update_step(self, gradient, variable, learning_rate):
         index, step = self._get_variable_index(variable), tf.cast(self.iterations.value + 1, tf.float32)

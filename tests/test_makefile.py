@@ -110,7 +110,7 @@ def test_help_lists_every_target_and_knob(project):
     text = project.make(python=False).stdout
     assert text == project.make("help", python=False).stdout
     listed = set(re.findall(r"^  ([\w-]+)", text, re.MULTILINE))
-    documented = {"demo", "test", "test-all", "lint", "clean", "clean-runs", *SCRIPTS}
+    documented = {"demo", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
     assert listed == documented | set(KNOBS) | {"LAUNCH", "PYTHON", "KERAS_BACKEND"}
 
 
@@ -130,7 +130,7 @@ def test_targets_take_the_knobs_of_their_script(project, target):
             assert f"make {target} does not take {knob}" in project.refused(*arguments)
 
 
-@pytest.mark.parametrize("target", ["help", "demo", "test", "lint", "clean", "clean-runs"])
+@pytest.mark.parametrize("target", ["help", "demo", "test", "lint", "bench", "clean", "clean-runs"])
 def test_other_targets_take_no_knobs(project, target):
     for knob in ["LAUNCH", *KNOBS]:
         assert f"make {target} does not take {knob}" in project.refused(target, f"{knob}=1")

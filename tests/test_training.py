@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import zipfile
@@ -17,6 +18,7 @@ import joblib
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 from keras import layers
 
 import common
@@ -662,9 +664,21 @@ def test_device_reports_the_processor_s_bfloat16(monkeypatch, flag):
 
     monkeypatch.setattr(common, "processor_has_bfloat16", lambda: flag)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 7)
+    asked = []
+    for kind in ("intra", "inter"):
+        monkeypatch.setattr(tf.config.threading, f"set_{kind}_op_parallelism_threads", asked.append)
     device, fast = common.set_up_device.__wrapped__()
-    assert device == f"CPU, {joblib.cpu_count()} cores"
+    assert (device, asked) == ("CPU, 7 cores", [7, 7])
     assert fast == flag
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process can be kept to some cores on Linux only")
+def test_only_the_cores_that_the_process_may_use_are_counted():
+    core = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); import common; print(common.set_up_device()[0])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "CPU, 1 cores\n", done.stderr
 
 
 @pytest.mark.parametrize(("source", "ranges"), [("digits", common.DIGITS_RANGES), ("cifar10", common.REFERENCE_RANGES)])
