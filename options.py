@@ -71,6 +71,14 @@ def class_list(text):
     return words
 
 
+def file_path(text):
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is no path; leave the option out, or give a file")
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text):  # it has to go into plots, records and one-line messages
+        raise argparse.ArgumentTypeError(f"{text!a} holds what cannot be printed; rename the file")
+    return text
+
+
 # Option -> (make's knob, what argparse needs). `make help` and every `--help` print these words.
 OPTIONS = {
     "model": ("MODEL", {"choices": MODELS, "required": True, "help": "the model to evaluate: " + ", ".join(MODELS)}),
@@ -78,7 +86,14 @@ OPTIONS = {
         None,
         {"action": "store_true", "help": "freeze the whole encoder and classify with dense layers only"},
     ),
-    "data": ("DATA", {"metavar": "FILE", "help": "a .npz of pictures, or digits; unset: CIFAR-10, downloaded once"}),
+    "data": (
+        "DATA",
+        {
+            "type": file_path,
+            "metavar": "FILE",
+            "help": "a .npz of pictures, or digits; unset: CIFAR-10, downloaded once",
+        },
+    ),
     "keep": (
         "KEEP",
         {"type": number(int, 2), "metavar": "N", "help": "images kept of each reduced class (default: half of them)"},
@@ -124,7 +139,7 @@ OPTIONS = {
     ),
     "batch-size": (
         "BATCH",
-        {"type": number(int, 1), "metavar": "N", "help": "images a batch (default: 128; 500 in evaluations)"},
+        {"type": number(int, 1, 2**16), "metavar": "N", "help": "images a batch (default: 128; 500 in evaluations)"},
     ),
     "learning-rate": (
         "LR",
@@ -152,7 +167,10 @@ OPTIONS = {
     ),
     "force": ("FORCE", {"action": "store_true", "help": "train again, and replace what is there"}),
     "if-missing": (None, {"action": "store_true", "help": "do nothing where this autoencoder exists already"}),
-    "model-path": (None, {"metavar": "FILE", "help": "evaluate this .keras file instead of the run's own"}),
+    "model-path": (
+        None,
+        {"type": file_path, "metavar": "FILE", "help": "evaluate this .keras file instead of the run's own"},
+    ),
 }
 DATA_OPTIONS = ("data", "keep", "reduced", "val", "seed")
 TRAINING_OPTIONS = ("epochs", "batch-size", "learning-rate", "patience", "precision", "name", "force")
@@ -219,7 +237,7 @@ def run(main):
             main()
         status = 0
     except (InputError, RunFailed) as error:
-        print(f"{script}: {error}", file=sys.stderr)
+        print(f"{script}:", *str(error).splitlines(), file=sys.stderr)  # one line, whatever was typed
         status = 2 if isinstance(error, InputError) else 1
     except (KeyboardInterrupt, Terminated) as signal_:
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
