@@ -16,7 +16,7 @@ $(if $(UNKNOWN),$(error there is no knob $(UNKNOWN); the knobs are $(KNOBS) $(OT
 # Values are taken as they stand, $ and all, and travel through the environment, so that none becomes make or shell text:
 # EPOCHS=5 is --epochs="$EPOCHS" in a recipe. A flag is 1, and 0 is as good as not given.
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
-flag     = $(if $(filter-out 0 1,$1)$(word 2,$1),$(error $(name)=$1 is neither 1 nor 0))$(filter 1,$1)
+flag     = $(if $(filter-out 0 1,$1)$(word 2,$1),$(error $(name)=$(strip $1) is neither 1 nor 0))$(filter 1,$1)
 $(foreach name,$(filter $(FLAGS),$(TYPED)),$(eval override $(name) := $$(call flag,$$($(name)))))
 GIVEN   := $(foreach name,$(TYPED),$(if $($(name)),$(name)))
 options  = $(foreach knob,$(filter $(GIVEN),$1),$(call option,$(knob)))
@@ -27,7 +27,7 @@ FOLD_LIST := $(or $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS))),1 2 3 4 5)
 no_digits  = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,\
              $(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
 $(if $(strip $(call no_digits,$(FOLD_LIST)))$(filter 0%,$(FOLD_LIST)),\
-  $(error FOLDS=$(FOLDS) is not a list of whole numbers from 1, such as "1 2 3"))
+  $(error FOLDS=$(strip $(FOLDS)) is not a list of whole numbers from 1, such as "1 2 3"))
 
 # A knob that a target would ignore is refused, before anything is installed or trained.
 GOALS    := $(or $(MAKECMDGOALS),help)
