@@ -92,7 +92,10 @@ def predict(run, images, batch_size, shape):
             f"{run.checkpoint} maps {shapes[0][1:]} to {shapes[1][1:]}, not {images.shape[1:]} to {shape}: "
             "choose the MODEL that it is"
         )
-    return model, model.predict(images, batch_size=batch_size, verbose=0)
+    outputs = model.predict(images, batch_size=batch_size, verbose=0)
+    if not np.isfinite(outputs).all():
+        raise InputError(f"{run.checkpoint} gives numbers that are not finite: train it again, or give another file")
+    return model, outputs
 
 
 # --- Classifiers ----------------------------------------------------------------------------------------------------
@@ -102,6 +105,12 @@ def evaluate_classifier(name, records, test, batch_size):
     """Report, confusion matrices, curves and example predictions of every fold; mean and spread over folds."""
     import common
 
+    absent = np.setdiff1d(np.arange(len(test.class_names)), test.labels)
+    if len(absent):
+        raise InputError(
+            f"no test picture of {test.source} is of class {absent[0]} ({test.class_names[absent[0]]}), "
+            "so its recall is unknown: give a DATA that has some"
+        )
     folds, text = {}, []
     for run, record in records.items():
         model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
@@ -244,7 +253,8 @@ def write_architecture(name, model):
 
     lines = [f"{'layer':<18}{'kind':<22}{'output':<18}{'parameters':>12}"]
     for layer in model.layers:
-        shape = " x ".join(map(str, layer.output.shape[1:]))
+        output = getattr(layer, "output", None)  # several of a layer with states, none of one that is used twice
+        shape = " x ".join(map(str, output.shape[1:])) if hasattr(output, "shape") else ""
         frozen = "  frozen" if layer.weights and not layer.trainable else ""
         lines.append(f"{layer.name:<18}{type(layer).__name__:<22}{shape:<18}{layer.count_params():>12,}{frozen}")
     lines += ["", f"{model.count_params():,} parameters, {common.count_trainable(model):,} trainable", ""]
@@ -256,9 +266,11 @@ def write_architecture(name, model):
 
 def new_figure(rows=1, columns=1, size=(7, 4)):
     """A figure that opens no window; size in inches, 120 dots each: about the width of a README's column."""
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rcParams["text.parse_math"] = False  # a $ in the name of a file or class is a $
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
