@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import zipfile
 import zlib
@@ -63,6 +64,23 @@ except (ImportError, ValueError) as error:
 def first_line(error):
     """What an error says, in one line; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def reading(what, remedy):
+    """Whatever goes wrong inside, while a file is read, is an InputError: `what` (the reason): `remedy`.
+
+    A damaged or hostile file makes zip, numpy, JSON and Keras raise anything, MemoryError and RecursionError included.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        while error.__context__:  # the bottom says what is wrong; Keras passes it on with advice and whole models
+            error = error.__context__
+        reason = textwrap.shorten(first_line(error).split(". ")[0], 200, placeholder=" ...")
+        raise InputError(f"{what} ({reason}): {remedy}") from None
 
 
 # --- Data -----------------------------------------------------------------------------------------------------------
@@ -144,21 +162,28 @@ def load_digits(part):
 
 def load_npz(path, part):
     """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = {"x_train", "y_train", "x_test", "y_test"} - set(file.files)
-            if missing:
-                raise InputError(f"{path!r} lacks {', '.join(sorted(missing))}; give DATA a .npz with all four arrays")
-            full_size = npz_member_shape(file, "x_train")[0] == 50_000 and npz_member_shape(file, "x_test")[0] == 10_000
-            names = tuple(name.item() for name in file["class_names"]) if "class_names" in file else CIFAR10_CLASSES
-            images, labels = file[f"x_{part}"], file[f"y_{part}"]
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits") from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path!r} cannot be read as a .npz of plain arrays ({first_line(error)})") from None
+    if not os.path.exists(path):
+        raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits")
+    with (
+        reading(f"{path!r} cannot be read as a .npz of plain arrays", "save it anew with numpy.savez"),
+        open_zip(path) as file,
+    ):
+        members = file.namelist()
+        missing = [name for name in ("x_test", "x_train", "y_test", "y_train") if f"{name}.npy" not in members]
+        if missing:
+            raise InputError(f"{path!r} lacks {', '.join(missing)}; give DATA a .npz with all four arrays")
+        # Of the other part only the header is read: training never sees the test pictures.
+        full_size = [array_header(file, f"x_{name}")[0][:1] for name in ("train", "test")] == [(50_000,), (10_000,)]
+        names = read_array(file, "class_names") if "class_names.npy" in members else np.array(CIFAR10_CLASSES)
+        images, labels = read_array(file, f"x_{part}"), read_array(file, f"y_{part}")
 
-    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
-        raise InputError(f"class_names in {path!r} must be different words, one for each class")
+    words = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= 1000 and names.itemsize <= 400
+    names = tuple(names.tolist()) if words else ()
+    if not names or not all(name and name.isprintable() for name in names) or len(set(names)) < len(names):
+        raise InputError(
+            f"class_names in {path!r} must be different words, one for each class: "
+            "at most 1,000, of at most 100 printable letters"
+        )
     if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE:
         raise InputError(
             f"x_{part} in {path!r} is {images.dtype} of shape {images.shape}; it must be uint8 of shape (n, 32, 32, 3)"
@@ -170,18 +195,13 @@ def load_npz(path, part):
     labels = labels.reshape(-1).astype(np.int64)
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(names):
         raise InputError(f"y_{part} in {path!r} must hold labels 0 to {len(names) - 1}, one of each image")
+    absent = np.setdiff1d(np.arange(len(names)), labels)
+    if part == "train" and len(absent):
+        raise InputError(
+            f"y_train in {path!r} has no image of class {absent[0]} ({names[absent[0]]}): "
+            "add some, or class_names without it"
+        )
     return images, labels, names, "" if full_size and names == CIFAR10_CLASSES else data_prefix(path)
-
-
-def npz_member_shape(file, name):
-    """Shape of a member of an open .npz, read from its header alone (training never reads the test pictures)."""
-    with file.zip.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
-    if dtype.hasobject or not shape:
-        raise ValueError(f"{name} is not a plain array")
-    return shape
 
 
 def class_numbers(words, class_names):
@@ -208,7 +228,9 @@ def reduce_classes(labels, classes, keep, seed):
         members = np.flatnonzero(labels == number)
         count = len(members) // 2 if keep is None else keep
         if not 2 <= count <= len(members):
-            raise InputError(f"KEEP={count} cannot be kept of class {number}, which has {len(members)}; change KEEP")
+            raise InputError(
+                f"KEEP={count} cannot be kept of class {number}, which has {len(members)}; change KEEP or REDUCED"
+            )
         kept[draw(seed, "keep", number).permutation(members)[count:]] = False
     return np.flatnonzero(kept)
 
@@ -677,6 +699,47 @@ def psnr(labels, pair):
 
 # --- Files ----------------------------------------------------------------------------------------------------------
 
+MOST_BYTES = 2**31  # that a file may unpack to: twelve times CIFAR-10
+
+
+@contextlib.contextmanager
+def open_zip(path):
+    """A .npz or .keras as a zipfile. Raises ValueError where it claims to unpack to more than MOST_BYTES."""
+    with zipfile.ZipFile(path) as file:
+        claimed = sum(member.file_size for member in file.infolist())
+        if claimed > MOST_BYTES:
+            raise ValueError(f"it unpacks to {claimed:,} bytes, and {MOST_BYTES:,} are the most that is read")
+        yield file
+
+
+def array_header(file, name):
+    """(shape, bytes that the header claims, bytes that are there) of an array in an open .npz, without reading it."""
+    member = file.getinfo(f"{name}.npy")
+    with file.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(content)
+        return shape, math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
+
+
+def read_array(file, name):
+    """An array of an open .npz, never a pickled one. Raises ValueError where it is not whole."""
+    _, claimed, found = array_header(file, name)
+    if claimed != found:  # more would take memory for nothing, fewer leave the zip's own checksum unread
+        raise ValueError(f"{name} claims {claimed:,} bytes and holds {found:,}")
+    with file.open(f"{name}.npy") as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
+
+
+def read_arrays(path):
+    """{name: array} of a file that commit_arrays wrote. Raises ValueError, among others, where it is not as written."""
+    with open_zip(path) as file:
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+        arrays = {name: read_array(file, name) for name in names}
+    if arrays.pop("sha256", None) != sha256(*arrays.values()):
+        raise ValueError("its content does not match its checksum")
+    return arrays
+
 
 def commit(path, write):
     """Write a file so that it is there whole or not at all: `write(neighbour)`, to the disk, then rename.
@@ -707,9 +770,11 @@ def commit_json(path, content):
 
 
 def commit_arrays(path, **arrays):
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+
     def write(neighbour):
         with open(neighbour, "wb") as file:  # given a name, savez would add .npz to it
-            np.savez(file, **arrays)
+            np.savez(file, **arrays, sha256=sha256(*arrays.values()))
 
     commit(path, write)
 
@@ -781,6 +846,36 @@ def require_same_settings(found, wanted, what):
         )
 
 
+SCORES = [{key: [(int, float)] for key in ("loss", "val_loss", name, f"val_{name}")} for name in ("accuracy", "psnr")]
+RECORD = {  # the form of what is read of a record again
+    "settings": dict,
+    "data": {
+        **{"source": str, "sha256": str, "kept_sha256": str, "class_names": [str]},
+        **{"reduced": [int], "train_counts": [int], "val_counts": [int]},
+    },
+    "history": tuple(SCORES),
+    "best_epoch": int,
+    "checkpoint_sha256": str,
+}
+
+
+def has_form(value, form):
+    """True where JSON has a form: a type, {key: form} and maybe other keys, [form of each item], or one of (forms)."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(has_form(value.get(key), part) for key, part in form.items())
+    if isinstance(form, list):
+        return isinstance(value, list) and all(has_form(item, form[0]) for item in value)
+    if isinstance(form, tuple):
+        return any(has_form(value, one) for one in form)
+    return isinstance(value, form)
+
+
+def record_sha256(record):
+    """SHA-256 of all that a record says, but for the SHA-256 itself."""
+    content = json.dumps({key: value for key, value in record.items() if key != "record_sha256"})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The files of one run: `checkpoints/<name>[_fold<k>].keras`, its record and its state."""
@@ -818,23 +913,29 @@ class Run:
 
     def read_record(self):
         """The record of a finished run. Raises InputError where record or checkpoint are damaged or do not match."""
-        try:
-            record = json.loads(self.path(".json").read_text())
-            damaged = record["checkpoint_sha256"] != file_sha256(self.checkpoint)
-        except (OSError, ValueError, KeyError, TypeError):
-            damaged = True
-        if damaged:
-            raise InputError(
-                f"{self.checkpoint} and its record {self.path('.json').name} do not belong together, or one is "
-                "damaged: train it again with FORCE=1"
-            )
+        with reading(
+            f"{self.checkpoint} and its record {self.path('.json').name} do not belong together, or one is damaged",
+            "train it again with FORCE=1",
+        ):
+            record = json.loads(self.path(".json").read_text(encoding="utf-8"))
+            if not has_form(record, RECORD):
+                raise ValueError("the record lacks what records hold")
+            if record.get("record_sha256") not in (None, record_sha256(record)):  # None: of an older version
+                raise ValueError("the record does not match its own checksum")
+            if record["checkpoint_sha256"] != file_sha256(self.checkpoint):
+                raise ValueError("the checkpoint is not the one of the record")
         return record
 
     def load_model(self):
-        try:
-            return keras.saving.load_model(self.checkpoint, compile=False)
-        except Exception as error:  # Keras raises whatever its parts raise
-            raise InputError(f"{self.checkpoint} cannot be opened ({first_line(error)})") from None
+        """The finished model; nothing but Keras's own layers is made of it. Raises InputError where it cannot be."""
+        with (
+            reading(f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"),
+            open_zip(self.checkpoint),
+        ):
+            model = keras.saving.load_model(self.checkpoint, compile=False)
+            if not getattr(model, "inputs", None):
+                raise ValueError("it holds no model, or one without a fixed input")
+            return model
 
     def already_finished(self, settings):
         """True where this run is there with these settings. Raises InputError where it is there with others."""
@@ -865,7 +966,8 @@ class Run:
 
         def write(neighbour):
             model.save(neighbour)
-            commit_json(self.path(".json"), {**record, "checkpoint_sha256": file_sha256(neighbour)})
+            whole = {**record, "checkpoint_sha256": file_sha256(neighbour)}
+            commit_json(self.path(".json"), {**whole, "record_sha256": record_sha256(whole)})
 
         commit(self.checkpoint, write)
         self.state.unlink(missing_ok=True)
@@ -975,12 +1077,10 @@ class KeepState(keras.callbacks.Callback):
         """Take up a state from disk, if there is one; returns the number of epochs it had finished."""
         if not self.path.exists():
             return 0
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                note = json.loads(file["note"].tobytes())
-                groups = [[file[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{self.path} is damaged ({error}); FORCE=1 starts this training again") from None
+        with reading(f"{self.path} is damaged", "FORCE=1 starts this training again"):
+            arrays = read_arrays(self.path)
+            note = json.loads(arrays["note"].tobytes())
+            groups = [[arrays[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
         require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
         weights, self.best, optimizer = groups
         try:

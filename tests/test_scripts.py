@@ -137,7 +137,8 @@ def change_settings(stem, **settings):
     """Make a finished training say that it had these settings; one that is None, that it had none of that name."""
     found = record(stem)
     changed = {key: value for key, value in {**found["settings"], **settings}.items() if value is not None}
-    Path(f"checkpoints/{stem}.json").write_text(json.dumps({**found, "settings": changed}))
+    changed = {**found, "settings": changed, "record_sha256": None}
+    Path(f"checkpoints/{stem}.json").write_text(json.dumps(changed))
 
 
 # --- What a finished study holds ------------------------------------------------------------------------------------
@@ -658,7 +659,7 @@ def test_a_classifiers_settings_include_its_autoencoder(borrow):
     with open(f"{stem}.keras", "ab") as file:
         file.write(b"another")
     Path(f"{stem}.json").write_text(
-        json.dumps({**record(AUTOENCODER), "checkpoint_sha256": file_sha256(f"{stem}.keras")})
+        json.dumps({**record(AUTOENCODER), "checkpoint_sha256": file_sha256(f"{stem}.keras"), "record_sha256": None})
     )
     with pytest.raises(InputError, match=r"has other settings \(another autoencoder\): "):
         call("train_ae_classifier", f"{SMALL} --noaug")
