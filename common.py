@@ -713,17 +713,22 @@ def open_zip(path):
 
 
 def array_header(file, name):
-    """(shape, bytes that the header claims, bytes that are there) of an array in an open .npz, without reading it."""
+    """(shape, bytes that the header claims, bytes that are there) of an array in an open .npz, without reading it.
+
+    Raises ValueError where it is a pickled one.
+    """
     member = file.getinfo(f"{name}.npy")
     with file.open(member) as content:
         version = np.lib.format.read_magic(content)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(content)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, which are never loaded")
         return shape, math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
 
 
 def read_array(file, name):
-    """An array of an open .npz, never a pickled one. Raises ValueError where it is not whole."""
+    """An array of an open .npz. Raises ValueError where it is pickled or not whole."""
     _, claimed, found = array_header(file, name)
     if claimed != found:  # more would take memory for nothing, fewer leave the zip's own checksum unread
         raise ValueError(f"{name} claims {claimed:,} bytes and holds {found:,}")
@@ -846,14 +851,15 @@ def require_same_settings(found, wanted, what):
         )
 
 
-SCORES = [{key: [(int, float)] for key in ("loss", "val_loss", name, f"val_{name}")} for name in ("accuracy", "psnr")]
 RECORD = {  # the form of what is read of a record again
     "settings": dict,
     "data": {
         **{"source": str, "sha256": str, "kept_sha256": str, "class_names": [str]},
         **{"reduced": [int], "train_counts": [int], "val_counts": [int]},
     },
-    "history": tuple(SCORES),
+    "history": tuple(
+        {key: [(int, float)] for key in ("loss", "val_loss", score, f"val_{score}")} for score in ("accuracy", "psnr")
+    ),
     "best_epoch": int,
     "checkpoint_sha256": str,
 }

@@ -244,7 +244,7 @@ def checkpoints_of(report):
     try:
         folds = json.loads(report.read_text(encoding="utf-8"))["folds"].values()
         return {fold["record"]["checkpoint_sha256"] for fold in folds if fold["record"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 
 

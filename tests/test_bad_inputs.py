@@ -249,6 +249,7 @@ class Trap:
 SHAPE, LABELS = b"(400, 32, 32, 3), }       ", b"(400,), }"
 BIG = "it unpacks to {} bytes, and 2,147,483,648 are the most that is read"
 SHELL = "a b'`touch pwned` $(touch pwned); touch pwned"
+PICKLED = "holds Python objects, which are never loaded"
 TRAIN, EVALUATE = "train_cnn --data bad.npz", "evaluate --model cnn --data bad.npz"
 CLOSED = "'bad.npz' cannot be read as a .npz of plain arrays ({}): save it anew with numpy.savez"
 NAMES = "class_names in 'bad.npz' must be different words, one for each class: " + (
@@ -281,8 +282,12 @@ DATA = {  # what it is: (command, sentence, what makes it)
     ),
     "no header": (TRAIN, like(CLOSED, "the magic string .*"), bad(rezip, y_train=lambda content: b"labels 0 to 9")),
     "an endless header": (TRAIN, like(CLOSED, ".* never closed .*"), bad(rezip, x_train=replaced(b"3), }", b"3), ("))),
-    "pickled pictures": (TRAIN, like(CLOSED), bad(arrays, x_train=np.array([Trap()] * 400))),
-    "pickled names": (EVALUATE, like(CLOSED), bad(arrays, class_names=np.array([Trap()] * 10))),
+    "pickled pictures": (TRAIN, CLOSED.format(f"x_train {PICKLED}"), bad(arrays, x_train=np.array([Trap()] * 400))),
+    "pickled names": (
+        EVALUATE,
+        CLOSED.format(f"class_names {PICKLED}"),
+        bad(arrays, class_names=np.array([Trap()] * 10)),
+    ),
     "half of it": (
         TRAIN,
         "'bad.npz' lacks x_test, y_test; give DATA a .npz with all four arrays",
@@ -610,8 +615,8 @@ MAKE = {
     "help EPOCHS=3": "make help does not take EPOCHS",
     "clean NAME=x": "make clean does not take NAME",
     "test-eval MODEL=": "make test-eval needs a MODEL, such as MODEL=cnn",
-    "cnnn": "make: *** No rule to make target 'cnnn'.  Stop.",
-    "cnn-fold6": "make: *** No rule to make target 'cnn-fold6'.  Stop.",
+    "cnnn": like("make: *** No rule to make target {}.  Stop.", ".cnnn."),
+    "cnn-fold6": like("make: *** No rule to make target {}.  Stop.", ".cnn-fold6."),
 }
 THROUGH_MAKE = {  # the sentence is the script's, before "; ... --help lists the options"
     "cnn FOLDS=1 NAME=../up": f"train_cnn.py: argument --name: '../up' {NAME}",

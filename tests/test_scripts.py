@@ -396,7 +396,18 @@ def test_a_note_says_that_reports_are_replaced_only_where_they_were_of_trainings
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{", "null", "{}", '{"folds": []}', '{"folds": {"1": 5}}', '{"folds": {"1": {"record": [1]}}}', "\xff"],
+    [
+        "",
+        "[]",
+        pytest.param("[" * 100_000, id="nested"),
+        "{",
+        "null",
+        "{}",
+        '{"folds": []}',
+        '{"folds": {"1": 5}}',
+        '{"folds": {"1": {"record": [1]}}}',
+        "\xff",
+    ],
 )
 def test_a_damaged_report_does_no_harm(workdir, content):
     path = Path("imgs/a_report.json")
