@@ -586,6 +586,14 @@ def test_files_are_refused(name, copy, capfd):
     assert not Path("imgs").exists() and not Path("pwned").exists()
 
 
+def test_what_a_refusal_advises_replaces_what_is_damaged(copy):
+    for path in (f"{STEM}.keras", f"{STEM}.json", shutil.copy(STATE, f"{STEM}.state")):
+        cut(path)
+    assert call(CNN) == 2
+    assert call(f"{CNN} --force") == 0
+    assert common.Run.at(f"{STEM}.keras").read_record()["best_epoch"] == 1
+
+
 def test_the_traps_are_such_where_everything_is_allowed(copy):
     bad(arrays, x_train=np.array([Trap()] * 400))()
     with np.load("bad.npz", allow_pickle=True) as file:
