@@ -6,6 +6,7 @@ data -> folds -> balanced batches -> augmentation -> models -> the fast training
 import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import importlib
 import itertools
@@ -15,6 +16,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -38,7 +40,7 @@ def silent_stderr():
         os.dup2(notes.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:  # not where it is stopped, which is told in one line
             notes.seek(0)
             os.write(stderr, notes.read())
             raise
@@ -541,6 +543,13 @@ def copy_weights(target, source):
 # --- Hardware, and what depends on the backend ----------------------------------------------------------------------
 
 
+def processor_name():
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
 def processor_has_bfloat16():
     """Name of the instruction set that makes bfloat16 fast on this processor, or None."""
     with contextlib.suppress(OSError):
@@ -749,21 +758,42 @@ def read_arrays(path):
 def commit(path, write):
     """Write a file so that it is there whole or not at all: `write(neighbour)`, to the disk, then rename.
 
-    Raises RunFailed where that is not possible.
+    The neighbour is locked while its writer lives; one that is not is what a kill left, and is removed by the next
+    writer of the same file. Raises RunFailed where writing is not possible.
     """
+    import fcntl
+
     path = Path(path)
-    neighbour = path.with_name(f".{os.getpid()}.part.{path.name}")  # ends like the file: Keras saves by the ending
+    # Ends like the file: Keras saves by the ending.
+    neighbour = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(neighbour)
-        with open(neighbour, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(neighbour, path)
+        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+            with contextlib.suppress(OSError), open(left, "rb+") as file:  # in use, or no locks here
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+        with open(neighbour, "wb") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            write(neighbour)
+            sync(neighbour)
+            os.replace(neighbour, path)
+        with contextlib.suppress(OSError):  # not every file system can do this
+            sync(path.parent)
     except OSError as error:
         raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
     finally:
         with contextlib.suppress(OSError):
             neighbour.unlink(missing_ok=True)
+
+
+def sync(path):
+    """Have a file, or a folder's list of names, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def commit_text(path, text):
@@ -943,12 +973,33 @@ class Run:
                 raise ValueError("it holds no model, or one without a fixed input")
             return model
 
+    def begun(self, settings):
+        """What the state of an unfinished training with these settings holds, as (note, its groups of arrays), or None.
+
+        Next to a finished file, which stays until a forced training can replace it, a state of other settings is left
+        alone, and the finished file decides; otherwise it raises InputError.
+        """
+        if not self.state.exists():
+            return None
+        with reading(f"{self.state} is damaged", "FORCE=1 starts this training again"):
+            arrays = read_arrays(self.state)
+            note = json.loads(arrays["note"].tobytes())
+            groups = [[arrays[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
+            written = self.state.stat().st_mtime_ns
+        if self.checkpoint.exists():
+            if note["finished"] and written < self.checkpoint.stat().st_mtime_ns:  # killed before it could be removed
+                self.state.unlink()
+                return None
+            if note["settings"] != settings:
+                return None
+        require_same_settings(note["settings"], settings, f"the unfinished training {self.state}")
+        return note, groups
+
     def already_finished(self, settings):
         """True where this run is there with these settings. Raises InputError where it is there with others."""
         if not self.checkpoint.exists():
             return False
         require_same_settings(self.read_record()["settings"], settings, f"the finished {self.checkpoint}")
-        self.state.unlink(missing_ok=True)
         print(f"{self.checkpoint} is finished already, with these settings; FORCE=1 trains it again")
         return True
 
@@ -962,20 +1013,17 @@ class Run:
 
         return file_lock(self.folder / f".{self.stem}.lock", busy)
 
-    def remove(self):
-        """Delete whatever there is of this run."""
-        for suffix in (".keras", ".json", ".state", "_predictions.npz"):
-            self.path(suffix).unlink(missing_ok=True)
-
     def finish(self, model, record):
         """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""
 
         def write(neighbour):
             model.save(neighbour)
+            sync(neighbour)  # a full disk shows here, before an older checkpoint loses its record
             whole = {**record, "checkpoint_sha256": file_sha256(neighbour)}
             commit_json(self.path(".json"), {**whole, "record_sha256": record_sha256(whole)})
 
         commit(self.checkpoint, write)
+        self.path("_predictions.npz").unlink(missing_ok=True)  # an older checkpoint's
         self.state.unlink(missing_ok=True)
 
 
@@ -1073,21 +1121,14 @@ class KeepState(keras.callbacks.Callback):
     the history through those callbacks instead of saving what is inside them.
     """
 
-    def __init__(self, path, core, settings, machine, stopping, *schedules):
+    def __init__(self, path, core, settings, precision, machine, stopping, *schedules):
         super().__init__()
-        self.path, self.core, self.settings, self.machine = path, core, settings, machine
-        self.stopping, self.replayed = stopping, [stopping, *schedules]
-        self.history, self.best, self.finished = [], None, False
+        self.path, self.core, self.stopping, self.replayed = path, core, stopping, [stopping, *schedules]
+        self.note = {"settings": settings, "precision": precision, "machine": machine}
+        self.history, self.best, self.finished = [], [], False
 
-    def restore(self):
-        """Take up a state from disk, if there is one; returns the number of epochs it had finished."""
-        if not self.path.exists():
-            return 0
-        with reading(f"{self.path} is damaged", "FORCE=1 starts this training again"):
-            arrays = read_arrays(self.path)
-            note = json.loads(arrays["note"].tobytes())
-            groups = [[arrays[f"{name}{i}"] for i in range(note[name])] for name in ("weights", "best", "optimizer")]
-        require_same_settings(note["settings"], self.settings, f"the unfinished training {self.path}")
+    def restore(self, note, groups):
+        """Take up what Run.begun read."""
         weights, self.best, optimizer = groups
         try:
             self.core.set_weights(weights)
@@ -1098,32 +1139,33 @@ class KeepState(keras.callbacks.Callback):
                 f"{self.path} is of another version of this code: finish it with that, or FORCE=1 starts it again"
             ) from None
         self.history, self.finished = note["history"], note["finished"]
-        if note["machine"] != self.machine:
+        if note["machine"] != self.note["machine"]:
             print(
-                f"begun on another machine ({note['machine']}): it goes on, but not bit for bit as it would have there"
+                f"begun with {note['machine']}, now {self.note['machine']}: "
+                "it goes on, but no longer bit for bit as it would have there"
             )
-        return len(self.history)
 
     def on_train_begin(self, logs=None):
         # From the first epoch's rate, which the schedule lowers again as it did; the state's is lowered already.
-        self.model.optimizer.learning_rate = self.settings["learning_rate"]
+        self.model.optimizer.learning_rate = self.note["settings"]["learning_rate"]
         for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
             for epoch, past in enumerate(self.history):
                 callback.on_epoch_end(epoch, dict(past))
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({key: float(value) for key, value in logs.items()})
-        weights = self.core.get_weights()
         if self.stopping.best_epoch == epoch:
-            self.best = weights
-        self.finished = bool(self.model.stop_training) or epoch + 1 == self.settings["epochs"]
+            self.best = self.core.get_weights()
+        self.finished = bool(self.model.stop_training) or epoch + 1 == self.note["settings"]["epochs"]
+        self.commit()
+
+    def commit(self):
         optimizer = [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables]
-        groups = {"weights": weights, "best": self.best, "optimizer": optimizer}
+        groups = {"weights": self.core.get_weights(), "best": self.best, "optimizer": optimizer}
         note = {
-            "settings": self.settings,
+            **self.note,
             "history": self.history,
             "finished": self.finished,
-            "machine": self.machine,
             **{group: len(arrays) for group, arrays in groups.items()},
         }
         arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
@@ -1159,11 +1201,14 @@ def train(model_name, run, fold, args, take=None, **more):
     where the run is finished with the same settings.
     """
     settings = resolve_settings(args, model_name, fold, **more)
-    if not args.force and run.already_finished(settings):
+    begun = None if args.force else run.begun(settings)
+    if not args.force and not begun and run.already_finished(settings):
         return
     recipe, number = RECIPES[model_name], run.fold or 1
     device, _ = set_up_device()
     precision, reason = resolve_precision(args.precision)
+    if begun and begun[0].get("precision", precision) != precision:
+        precision, reason = begun[0]["precision"], "as this training was begun"
     keras.utils.set_random_seed(int(draw(args.seed, "weights", number).integers(2**32)))
     model = finished_model(recipe, len(fold.class_names), run.name)
     notes = take(model) if take else {}
@@ -1185,8 +1230,8 @@ def train(model_name, run, fold, args, take=None, **more):
     backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
     print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)
 
-    machine = f"{platform.machine()} {device}, {precision}, {backend}"  # what bit-for-bit equality takes
-    state = fit(model, run, fold, recipe, settings, precision, machine, number, args.force)
+    machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}"  # what equality bit for bit takes
+    state = fit(model, run, fold, recipe, settings, precision, machine, number, begun, args.force)
     history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
     best = int(np.argmin(history["val_loss"]))
     record |= {
@@ -1203,7 +1248,7 @@ def train(model_name, run, fold, args, take=None, **more):
     )
 
 
-def fit(model, run, fold, recipe, settings, precision, machine, number, anew):
+def fit(model, run, fold, recipe, settings, precision, machine, number, begun, anew):
     """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
     target = settings.get("target")
     ranges = Ranges(**settings["ranges"]) if settings.get("augment", True) else Ranges()
@@ -1216,11 +1261,13 @@ def fit(model, run, fold, recipe, settings, precision, machine, number, anew):
         callbacks.append(
             keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
         )
-    state = KeepState(run.state, core, settings, machine, *callbacks)
+    state = KeepState(run.state, core, settings, precision, machine, *callbacks)
     state.set_model(training)
-    if anew:
-        run.remove()
-    done = state.restore()
+    if begun:
+        state.restore(*begun)
+    elif anew:  # at once, so that the same command without FORCE=1 goes on with this, not with what it will replace
+        state.commit()
+    done = len(state.history)
     if done:
         print(f"going on after epoch {done} of {run.state}")
 

@@ -6,7 +6,11 @@ the checkpoints. Trains nothing.
 
 import json
 import math
+import multiprocessing
+import os
 import re
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -184,10 +188,14 @@ def image_quality(pairs):
     ]
 
 
+def end_with_parent():
+    """In a worker: have it end when the evaluation does, even by kill -9."""
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
+
+
 def evaluate_autoencoder(name, records, test, batch_size):
     """PSNR and SSIM over all test images, curves, and originals over their reconstructions."""
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
 
     import joblib
 
@@ -197,9 +205,15 @@ def evaluate_autoencoder(name, records, test, batch_size):
     model, copies = predict(run, test.images, batch_size, common.IMAGE_SHAPE)
     originals = test.images.astype(np.float32) / 255
     workers = min(joblib.cpu_count(), 8, math.ceil(len(originals) / 500))  # a worker takes a second to start
-    parts = np.array_split(np.stack([originals, copies], axis=1), workers)
-    with ProcessPoolExecutor(len(parts), get_context("spawn")) as pool:  # TensorFlow's threads do not survive a fork
-        quality = np.concatenate(list(pool.map(image_quality, parts)))
+    # In parts of a second, so that an evaluation that is stopped need not wait long for its workers.
+    parts = np.array_split(np.stack([originals, copies], axis=1), max(workers, len(originals) // 250))
+    spawn = multiprocessing.get_context("spawn")  # TensorFlow's threads do not survive a fork
+    with ProcessPoolExecutor(workers, spawn, end_with_parent) as pool:
+        # Ctrl-C reaches the workers too: here they inherit not to hear it, and this process alone answers.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        results = pool.map(image_quality, parts)
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        quality = np.concatenate(list(results))
     titles = ("PSNR (dB)", "SSIM", "SSIM with the reference's data_range=2")
     summary = {title: spread(values) for title, values in zip(titles, quality.T, strict=True)}
     text = f"{name}: mean ± standard deviation over the {len(quality):,} test images of {test.source}\n" + "\n".join(

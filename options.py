@@ -239,7 +239,12 @@ def run(main):
     except (InputError, RunFailed) as error:
         print(f"{script}:", *str(error).splitlines(), file=sys.stderr)  # one line, whatever was typed
         status = 2 if isinstance(error, InputError) else 1
+    except OSError as error:  # what no one foresaw of a disk, such as a log that cannot grow
+        print(f"{script}: {error}; mend that and repeat", file=sys.stderr)
+        status = 1
     except (KeyboardInterrupt, Terminated) as signal_:
+        for again in (signal.SIGINT, signal.SIGTERM):  # an impatient second one would end this in a traceback
+            signal.signal(again, signal.SIG_IGN)
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
         print(f"\n{script}: {word}; the same command, without FORCE=1, goes on", file=sys.stderr)
     sys.exit(status)

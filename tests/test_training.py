@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -488,19 +489,69 @@ def test_force_trains_again_and_replaces(copy, train, finished):
     assert not equal_weights(copy.load_model(), finished[0].load_model())
 
 
-def test_force_keeps_what_is_there_until_the_new_training_begins(copy, train, no_fit):
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+OTHERS = ("--precision", "float32", "--epochs", 3)
+
+
+@pytest.mark.parametrize("settings", [FINISHED, OTHERS])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_force_keeps_what_is_finished_until_the_new_one_is(copy, train, capsys, settings, epoch):
+    copy.path("_predictions.npz").write_bytes(b"of the finished model")
+    before = contents(copy.folder)
+    assert len(before) == 3
+    with stopped_in_epoch(epoch):
+        train(copy, *settings, "--force")
+    begun = contents(copy.folder)
+    assert begun == {**before, copy.state.name: begun[copy.state.name]}
+    if settings == OTHERS:  # what is finished is finished, and the other training still there
+        train(copy, *FINISHED)
+        assert "is finished already" in capsys.readouterr().out
+        assert contents(copy.folder) == begun
+
+    train(copy, *settings)  # without FORCE=1: goes on with what was forced
+    assert (f"going on after epoch {epoch - 1}" in capsys.readouterr().out) == (epoch > 1)
+    assert contents(copy.folder).keys() == {"tiny_fold1.keras", "tiny_fold1.json"}
+    assert copy.read_record()["settings"]["epochs"] == settings[-1]
+    assert copy.checkpoint.read_bytes() != before["tiny_fold1.keras"]
+
+
+def test_force_that_comes_to_nothing_leaves_what_is_finished(copy, train):
     def refuse(model):
         raise InputError("the autoencoder's layer cannot be taken")
 
-    copy.path("_predictions.npz").write_bytes(b"of the finished model")
-    before = {path.name: path.read_bytes() for path in copy.folder.iterdir()}
-    assert len(before) == 3
+    before = contents(copy.folder)
     with pytest.raises(InputError, match="cannot be taken"):
         train(copy, *FINISHED, "--force", take=refuse)
-    assert {path.name: path.read_bytes() for path in copy.folder.iterdir()} == before
-    with pytest.raises(AssertionError, match="this trained"):
+    assert contents(copy.folder) == before
+    with pytest.raises(RunFailed, match="the loss became"):
+        train(copy, *FINISHED, "--force", "--learning-rate", "1e30")
+    assert {name: content for name, content in contents(copy.folder).items() if name in before} == before
+
+
+@pytest.mark.parametrize("moment", ["before the checkpoint", "after it"])
+def test_stopped_while_a_forced_training_replaces_the_older_one(copy, train, monkeypatch, moment):
+    """Between the record and the checkpoint the same command finishes the work; after it there is nothing to do."""
+    before, plain = copy.checkpoint.read_bytes(), os.replace
+
+    def interrupted(source, target):
+        if target == copy.checkpoint and moment == "before the checkpoint":
+            raise KeyboardInterrupt
+        plain(source, target)
+        if target == copy.checkpoint:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", interrupted)
         train(copy, *FINISHED, "--force")
-    assert not list(copy.folder.iterdir())
+    stopped = copy.checkpoint.read_bytes()
+    assert (stopped == before) == (moment == "before the checkpoint")
+    train(copy, *FINISHED)
+    assert (copy.checkpoint.read_bytes() == stopped) == (moment == "after it")
+    assert copy.read_record()["checkpoint_sha256"] == common.file_sha256(copy.checkpoint)
+    assert not copy.state.exists()
 
 
 def test_force_starts_an_unfinished_training_again(unfinished, train, capsys):
@@ -628,7 +679,68 @@ def test_autoencoder_is_found_by_its_images_under_its_name_or_without(workdir, f
     assert found("--name", "c") == "autoencoder"
 
 
+def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(tmp_path):
+    """The killed writer is a process of its own; one that lives keeps what it is writing, as an other file does."""
+    path, other = tmp_path / "a[1].txt", tmp_path / "not_a[1].txt"
+    script = (
+        "import common, os, pathlib, signal, sys\n"
+        "def die(neighbour):\n"
+        "    neighbour.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "for name in sys.argv[1:]:\n"
+        "    if not os.fork(): common.commit(name, die)\n"
+        "    os.wait()"
+    )
+    subprocess.run([sys.executable, "-c", script, path, other], cwd=ROOT, check=True)
+    assert len(left := sorted(tmp_path.iterdir())) == 2
+
+    def write_both(neighbour):
+        neighbour.write_text("first")
+        common.commit_text(path, "second")  # as another process would meanwhile
+
+    common.commit(path, write_both)
+    assert path.read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == sorted([path, *(part for part in left if "not_" in part.name)])
+
+
 # --- Precision ---
+
+
+def test_a_training_keeps_the_precision_that_it_was_begun_with(unfinished, train, monkeypatch, capsys):
+    was = common.resolve_precision("auto")[0]
+    now = "float32" if was == "mixed_bfloat16" else "mixed_bfloat16"
+    monkeypatch.setattr(common, "resolve_precision", lambda requested: (now, "the hardware is another"))
+    made, plain = [], common.training_model
+    monkeypatch.setattr(common, "training_model", lambda *a: made.append(a[2]) or plain(*a))
+    capsys.readouterr()
+    train(unfinished)
+    assert f"; {was} (as this training was begun); " in capsys.readouterr().out
+    assert (made, unfinished.read_record()["precision"]) == ([was], was)
+    train(unfinished, "--force")
+    assert f"; {now} (the hardware is another); " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["processor", "cores", "backend"])
+def test_going_on_elsewhere_is_said(unfinished, train, monkeypatch, capsys, change):
+    device, fast = common.set_up_device()
+    if change == "processor":
+        monkeypatch.setattr(common, "processor_name", lambda: "a processor")
+    elif change == "cores":
+        monkeypatch.setattr(common, "set_up_device", lambda: ("CPU, 97 cores", fast))
+    else:
+        plain = common.versions
+        monkeypatch.setattr(common, "versions", lambda: {**plain(), keras.backend.backend(): "0.1"})
+    capsys.readouterr()
+    train(unfinished)
+    said = capsys.readouterr().out
+    now = {"processor": "a processor, ", "cores": ", CPU, 97 cores, ", "backend": " 0.1"}[change]
+    assert re.search(rf"^begun with .*{device}.*, now .*{now}.*: it goes on, but no longer bit for bit ", said, re.M)
+    assert f"going on after epoch 1 of {unfinished.state}" in said
+
+
+def test_going_on_at_home_is_bit_for_bit_and_nothing_is_said(unfinished, train, capsys):
+    train(unfinished)
+    assert "bit for bit" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
