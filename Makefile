@@ -37,9 +37,10 @@ export PYTHON
 # --- Trainings and evaluations --------------------------------------------------------------------------------------
 
 # Each fold is a target, hence a process, of its own: `make -j` and LAUNCH="srun --gres=gpu:1" spread them.
+# `exec`: no shell in between that would keep a SIGTERM to make from them; `env`: LAUNCH may begin with VARIABLE=value.
 LAUNCH  :=
-TRAIN    = $(LAUNCH) "$$PYTHON"
-evaluate = "$$PYTHON" evaluate.py --model=$1 $(call options,DATA NOAUG TARGET NAME)
+TRAIN    = exec env $(LAUNCH) "$$PYTHON"
+evaluate = exec "$$PYTHON" evaluate.py --model=$1 $(call options,DATA NOAUG TARGET NAME)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it
 	$(call evaluate,cnn)
@@ -51,7 +52,7 @@ ae_cls: $(FOLD_LIST:%=ae_cls-fold%)  ## The same for the classifier on the autoe
 mod_ae_cls: $(FOLD_LIST:%=mod_ae_cls-fold%)  ## The same classifier with the whole encoder frozen
 	$(call evaluate,mod_autoencoder_cls)
 test-eval: $(ENVIRONMENT)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder_cls or mod_autoencoder_cls
-	"$$PYTHON" evaluate.py $(call options,$(KNOBS))
+	exec "$$PYTHON" evaluate.py $(call options,$(KNOBS))
 
 .PHONY: $(foreach model,cnn ae_cls mod_ae_cls,$(FOLD_LIST:%=$(model)-fold%))
 $(FOLD_LIST:%=cnn-fold%): cnn-fold%: $(ENVIRONMENT)
@@ -71,9 +72,9 @@ pretrained: $(ENVIRONMENT) $(filter ae,$(GOALS))
 # folds side by side, since starting up keeps one core busy only.
 DEMO := --no-print-directory -j2 DATA=digits NAME=demo BATCH=32 FORCE=1
 demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it; nothing to download, three minutes
-	@$(MAKE) $(DEMO) cnn FOLDS="1 2" EPOCHS=14
-	@$(MAKE) $(DEMO) ae NOAUG=1 EPOCHS=4
-	@$(MAKE) $(DEMO) ae_cls NOAUG=1 FOLDS="1 2" EPOCHS=4
+	@exec $(MAKE) $(DEMO) cnn FOLDS="1 2" EPOCHS=14
+	@exec $(MAKE) $(DEMO) ae NOAUG=1 EPOCHS=4
+	@exec $(MAKE) $(DEMO) ae_cls NOAUG=1 FOLDS="1 2" EPOCHS=4
 	@echo "Done: reports and plots are in imgs/digits_*_demo*, models and records in checkpoints/digits_*_demo*"
 
 # --- Development ----------------------------------------------------------------------------------------------------

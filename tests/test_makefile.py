@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, copy_project, make
@@ -55,6 +56,8 @@ elif sys.argv[1:4] == ["-m", "venv", "--clear"]:
 else:
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
+
+WAIT = "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; done\n"  # a shell hears a signal between two commands
 
 
 def executable(path, text):
@@ -266,6 +269,23 @@ def test_launch_is_in_front_of_trainings_only(project):
     project.make("ae_cls", "FOLDS=1", "LAUNCH=env LAUNCHED=$(echo yes)")
     launched = {argv[0]: launched for event, argv, launched, _ in project.events() if argv[-1] != "--help"}
     assert launched == {"train_autoencoder.py": "yes", "train_ae_classifier.py": "yes", "evaluate.py": None}
+
+
+@pytest.mark.parametrize("target", ["cnn", "demo", "test-eval"])
+def test_what_ends_make_ends_its_scripts(project, target):
+    """SIGTERM goes to make alone, as from a scheduler or `kill`; Ctrl-C reaches every process by itself."""
+    executable(project.python, "#!/bin/sh\ntrap 'echo end >> calls; exit 143' TERM\necho start >> calls\n" + WAIT)
+    log, words = project.folder / "calls", ["MODEL=cnn"] if target == "test-eval" else ["LAUNCH=LAUNCHED=yes"]
+    command = ["make", target, *(words if target != "demo" else []), f"PYTHON={project.python}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    process = subprocess.Popen(command, cwd=project.folder, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(10) != 0
+    said = log.read_text().split()
+    assert said.count("start") == said.count("end") > 0
 
 
 def test_python_may_have_any_path_and_no_environment_is_made(project):
