@@ -235,6 +235,7 @@ def run(main):
             raise InputError(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
         with terminate_politely():
             main()
+            print(end="", flush=True)  # what does not fit on the disk shows here, not when Python ends
         status = 0
     except (InputError, RunFailed) as error:
         print(f"{script}:", *str(error).splitlines(), file=sys.stderr)  # one line, whatever was typed
