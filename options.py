@@ -242,6 +242,7 @@ def run(main):
         status = 2 if isinstance(error, InputError) else 1
     except OSError as error:  # what no one foresaw of a disk, such as a log that cannot grow
         print(f"{script}: {error}; mend that and repeat", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more when it ends, and say so
         status = 1
     except (KeyboardInterrupt, Terminated) as signal_:
         for again in (signal.SIGINT, signal.SIGTERM):  # an impatient second one would end this in a traceback

@@ -250,6 +250,9 @@ def test_a_folder_that_becomes_unwritable_costs_no_finished_epoch(call, folder, 
 
 def test_a_log_that_cannot_grow_is_one_sentence():
     script = "import options; options.run(lambda: print('a line'))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as log:
-        result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=log, stderr=subprocess.PIPE, text=True)
+        result = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, env=buffered, stdout=log, stderr=subprocess.PIPE, text=True
+        )
     assert (result.returncode, result.stderr) == (1, "-c: [Errno 28] No space left on device; mend that and repeat\n")
