@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,24 @@ def copy_project(folder, *names):
     for name in names or ("Makefile", "knobs.mk", *(path.name for path in ROOT.glob("*.py"))):
         shutil.copy(ROOT / name, folder)
     return folder
+
+
+def start(folder, script, *options, output=""):
+    """Start a script in `folder`; what it prints goes to files there, `out` and `err`, as in a job on a cluster."""
+    for path in ROOT.glob("*.py"):
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path)
+    with open(folder / f"{output}out", "w") as out, open(folder / f"{output}err", "w") as err:
+        return subprocess.Popen([sys.executable, script, *options], cwd=folder, stdout=out, stderr=err)
+
+
+def wait_until(happened, process, what, seconds=120):
+    """Wait until `happened()`; the process may not end before."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, f"ended with status {process.returncode} before {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.005)
 
 
 def files_of_autoencoder(name):

@@ -1,11 +1,12 @@
 """Trainings that are stopped, by kill -9 and politely: the same command goes on and ends where one run through ends.
 
-Processes of their own, with the real CNN; Ctrl-C, and every point of the schedule, in test_training.py.
+Processes of their own, with the real models; Ctrl-C, and every point of the schedule, in test_training.py.
 """
 
 import contextlib
 import json
-import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,114 +16,231 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import start, wait_until
 
-EPOCHS = 3
-COMMAND = [sys.executable, "train_cnn.py", "--data", "digits", "--batch-size", "32", "--epochs", str(EPOCHS)]
-STEM = "checkpoints/digits_cnn_fold1"
+import evaluate
+
+EPOCHS = 4
+SEED = 20  # of the moments of kill -9
+FEW = ["--reduced", "0,1,2,3,4,5,6,7,8,9", "--keep", "24"]  # as many pictures as the autoencoder's epoch has time for
+COMMANDS = {
+    "cnn": ["train_cnn.py"],
+    "autoencoder": ["train_autoencoder.py", *FEW],
+    "autoencoder_cls": ["train_ae_classifier.py", *FEW],
+    "mod_autoencoder_cls": ["train_ae_classifier.py", "--modified", *FEW],
+}
 
 
-def start(folder):
-    """Start the training in `folder`; output goes to files there, as in a job on a cluster."""
-    for name in ("train_cnn.py", "common.py", "fast_layers.py", "options.py"):
-        if not (folder / name).exists():
-            (folder / name).symlink_to(ROOT / name)
-    with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
-        return subprocess.Popen(COMMAND, cwd=folder, stdout=out, stderr=err)
+def begin(folder, kind):
+    return start(folder, *COMMANDS[kind], "--data", "digits", "--batch-size", "32", "--epochs", str(EPOCHS))
 
 
-def epochs_in_state(folder):
-    with contextlib.suppress(FileNotFoundError), np.load(folder / f"{STEM}.state") as file:
+def stem(kind):
+    return f"checkpoints/digits_{kind}" + ("_fold1" if kind != "autoencoder" else "")
+
+
+def epochs_in_state(folder, kind):
+    with contextlib.suppress(FileNotFoundError), np.load(folder / f"{stem(kind)}.state") as file:
         return len(json.loads(file["note"].tobytes())["history"])
     return 0
-
-
-def stop(folder, epoch, signum):
-    """Run the training until `epoch` is printed and safe, then send the signal; returns what there is then."""
-    process = start(folder)
-    try:
-        deadline = time.monotonic() + 120
-        while f"epoch {epoch}/{EPOCHS}" not in (folder / "out").read_text() or epochs_in_state(folder) < epoch:
-            assert process.poll() is None, (folder / "err").read_text()
-            assert time.monotonic() < deadline, f"no epoch {epoch} within two minutes"
-            time.sleep(0.01)
-        process.send_signal(signum)
-        status = process.wait(60)
-    finally:
-        process.kill()
-    files = sorted(os.listdir(folder / "checkpoints"))
-    return SimpleNamespace(status=status, files=files, **read_output(folder))
-
-
-def finish(folder):
-    process = start(folder)
-    try:
-        status = process.wait(120)
-    finally:
-        process.kill()
-    assert status == 0, (folder / "err").read_text()
-    return SimpleNamespace(**read_output(folder))
 
 
 def read_output(folder):
     return {name: (folder / name).read_text() for name in ("out", "err")}
 
 
+def after_stop(folder, kind, status):
+    files = sorted(path.name for path in folder.glob("checkpoints/*") if path.suffix != ".lock")
+    return SimpleNamespace(status=status, files=files, epochs=epochs_in_state(folder, kind), **read_output(folder))
+
+
+def terminate(folder, kind, epoch):
+    """Run the training until `epoch` is printed and safe, then send SIGTERM; returns what there is then."""
+    process = begin(folder, kind)
+
+    def safe():
+        return epochs_in_state(folder, kind) >= epoch and f"epoch {epoch}/" in (folder / "out").read_text()
+
+    try:
+        wait_until(safe, process, f"epoch {epoch}")
+        process.terminate()
+        return after_stop(folder, kind, process.wait(60))
+    finally:
+        process.kill()
+
+
+def kill(folder, kind, moment):
+    """Run the training until `moment`, then kill -9."""
+    process, parts = begin(folder, kind), set()
+
+    def writing():
+        parts.update(folder.glob("checkpoints/.*.part.*"))
+        return len(parts) >= moment.writing
+
+    try:
+        wait_until(lambda: "device:" in (folder / "out").read_text(), process, "the training")
+        with contextlib.suppress(AssertionError):  # where it has ended by then, nothing may be lost either
+            if moment.writing:
+                wait_until(writing, process, moment)
+            process.wait(moment.seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        process.kill()
+    return after_stop(folder, kind, process.wait())
+
+
+def moments(kind, count, seconds):
+    """Moments of a training for kill -9: a time of its `seconds`, or, two in five, while the n-th file is written."""
+    draw = random.Random(f"{SEED} {kind}")
+    for _ in range(count):
+        if draw.random() < 0.4:  # the last two files are the record and the checkpoint
+            yield SimpleNamespace(writing=draw.randint(1, EPOCHS + 2), seconds=draw.uniform(0, 0.05), seed=SEED)
+        else:
+            yield SimpleNamespace(writing=0, seconds=draw.uniform(0, seconds), seed=SEED)
+
+
+def finish(folder, kind):
+    """Run the training to its end; returns its output and how long it took from the first epoch on."""
+    process = begin(folder, kind)
+    try:
+        wait_until(lambda: "device:" in (folder / "out").read_text(), process, "the training")
+        began = time.monotonic()
+        status = process.wait(200)
+    finally:
+        process.kill()
+    assert status == 0, (folder / "err").read_text()
+    return SimpleNamespace(seconds=time.monotonic() - began, **read_output(folder))
+
+
+def untimed(content):
+    """A record or a report without what differs between two runs of the same: times, and files that hold the date."""
+    if isinstance(content, dict):
+        timing = ("seconds", "images_per_second", "checkpoint_sha256")
+        return {key: untimed(value) for key, value in content.items() if key not in timing}
+    return content
+
+
+def results(folder, kind):
+    """All that a finished and evaluated training has to say: weights, predictions, record, report."""
+    with contextlib.chdir(folder):
+        evaluate.main(["--model", kind, "--data", "digits"])
+    weights = keras.saving.load_model(folder / f"{stem(kind)}.keras").get_weights()
+    predictions = []
+    if kind != "autoencoder":
+        with np.load(folder / f"{stem(kind)}_predictions.npz") as file:
+            predictions = [file["probabilities"], file["labels"]]
+    record = json.loads((folder / f"{stem(kind)}.json").read_text())
+    report = folder / f"imgs/digits_{kind}_report.json"
+    texts = [report.with_suffix(".txt").read_text(), untimed(record), untimed(json.loads(report.read_text()))]
+    assert len(weights) > 10 and len(record["history"]["loss"]) == EPOCHS
+    return [*weights, *predictions], texts
+
+
+def require_same(whole, pieces, kind, message=None):
+    for one, other in zip(results(whole, kind), results(pieces, kind), strict=True):
+        for a, b in zip(one, other, strict=True):
+            same = a.dtype == b.dtype and np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
+            assert same, message or (a, b)
+    left = {path.name for path in pieces.glob(f"{stem(kind)}*")} | {path.name for path in pieces.rglob(".*.part.*")}
+    predictions = set() if kind == "autoencoder" else {f"{stem(kind)}_predictions.npz"}
+    expected = {f"{stem(kind)}.keras", f"{stem(kind)}.json", *predictions}
+    assert {f"checkpoints/{name}" for name in left} == expected, message
+
+
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """The same training twice: run through, and stopped in each epoch but the first, each time in another way."""
+    """The CNN's training twice: run through, and in pieces: killed at a random moment, terminated, finished."""
     whole, pieces = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("pieces")
-    finish(whole)
-    stops = {
-        signum: stop(pieces, epoch, signum) for epoch, signum in enumerate((signal.SIGKILL, signal.SIGTERM), start=1)
-    }
-    return SimpleNamespace(whole=whole, pieces=pieces, stops=stops, last=finish(pieces))
+    seconds = finish(whole, "cnn").seconds
+    (moment,) = moments("cnn", 1, seconds / 2)
+    killed = kill(pieces, "cnn", moment)
+    terminated = terminate(pieces, "cnn", min(killed.epochs + 1, EPOCHS - 1))
+    return SimpleNamespace(
+        whole=whole, pieces=pieces, moment=moment, killed=killed, terminated=terminated, last=finish(pieces, "cnn")
+    )
 
 
-@pytest.mark.parametrize(
-    ("signum", "status", "message"),
-    [
-        (signal.SIGKILL, -signal.SIGKILL, ""),
-        (signal.SIGTERM, 143, "\ntrain_cnn.py: terminated; the same command, without FORCE=1, goes on\n"),
-    ],
-)
-def test_a_stopped_training_keeps_its_state_and_says_how_to_go_on(trainings, signum, status, message):
-    stopped = trainings.stops[signum]
-    assert stopped.status == status
-    assert stopped.err == message
-    visible = [name for name in stopped.files if not name.endswith(".lock")]
-    assert visible == ["digits_cnn_fold1.state"]
+def test_a_stopped_training_keeps_its_state_and_says_how_to_go_on(trainings):
+    killed, terminated = trainings.killed, trainings.terminated
+    assert (killed.status, killed.err) == (-signal.SIGKILL, ""), trainings.moment
+    message = "\ntrain_cnn.py: terminated; the same command, without FORCE=1, goes on\n"
+    assert (terminated.status, terminated.err) == (128 + signal.SIGTERM, message)
+    assert [name for name in terminated.files if not name.startswith(".")] == ["digits_cnn_fold1.state"]
 
 
 def test_the_same_command_goes_on_after_the_last_finished_epoch(trainings):
-    said = [trainings.stops[signal.SIGTERM].out, trainings.last.out]
-    for done, text in enumerate(said, start=1):
-        assert f"going on after epoch {done} of {STEM}.state\n" in text
-        assert f"epoch {done}/{EPOCHS}" not in text and f"epoch {done + 1}/{EPOCHS}" in text
+    for before, said in ((trainings.killed, trainings.terminated.out), (trainings.terminated, trainings.last.out)):
+        done = before.epochs
+        assert (f"going on after epoch {done} of {stem('cnn')}.state\n" in said) == (done > 0), trainings.moment
+        assert f"epoch {done}/{EPOCHS}" not in said and f"epoch {done + 1}/{EPOCHS}" in said, trainings.moment
+    assert trainings.terminated.epochs > trainings.killed.epochs
 
 
-def test_a_training_in_pieces_ends_with_the_weights_of_one_run_through(trainings):
-    whole, pieces = (
-        keras.saving.load_model(folder / f"{STEM}.keras").get_weights()
-        for folder in (trainings.whole, trainings.pieces)
-    )
-    assert len(whole) == len(pieces) > 10
-    for one, other in zip(whole, pieces, strict=True):
-        assert np.array_equal(one, other)
+def test_a_training_in_pieces_ends_as_one_run_through(trainings):
+    require_same(trainings.whole, trainings.pieces, "cnn", trainings.moment)
 
 
-def test_a_training_in_pieces_ends_with_the_record_of_one_run_through(trainings):
-    whole, pieces = (
-        json.loads((folder / f"{STEM}.json").read_text()) for folder in (trainings.whole, trainings.pieces)
-    )
-    for found in (whole, pieces):
-        for key in ("seconds", "images_per_second"):
-            del found["history"][key], found[key]
-        del found["checkpoint_sha256"]  # the file holds the date
-    assert len(whole["history"]["loss"]) == EPOCHS
-    assert whole == pieces
+@pytest.fixture(scope="module")
+def run_through(tmp_path_factory):
+    """run_through(kind) -> (folder of that training without interruption, its seconds)."""
+    done = {}
+
+    def run_through(kind):
+        if kind not in done:
+            folder = new_folder(kind, tmp_path_factory.mktemp(kind))
+            done[kind] = folder, finish(folder, kind).seconds
+        return done[kind]
+
+    def new_folder(kind, folder):
+        (folder / "checkpoints").mkdir()
+        if kind.endswith("cls"):
+            for suffix in (".keras", ".json"):
+                shutil.copy(run_through("autoencoder")[0] / f"{stem('autoencoder')}{suffix}", folder / "checkpoints")
+        return folder
+
+    run_through.new_folder = new_folder
+    return run_through
 
 
-def test_a_finished_training_leaves_no_state(trainings):
-    files = {path.name for path in (trainings.pieces / "checkpoints").glob("[!.]*")}
-    assert files == {"digits_cnn_fold1.keras", "digits_cnn_fold1.json"}
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_killed_at_any_moment(run_through, tmp_path, kind, number):
+    whole, seconds = run_through(kind)
+    moment = list(moments(kind, number + 1, seconds))[number]
+    pieces = run_through.new_folder(kind, tmp_path)
+    killed = kill(pieces, kind, moment)
+    print(f"{kind}: {moment} of {seconds:.1f} s, killed after epoch {killed.epochs}: {killed.files}")
+    last = finish(pieces, kind)
+    finished = f"digits_{kind}.keras" in killed.files or f"digits_{kind}_fold1.keras" in killed.files
+    assert finished or (f"going on after epoch {killed.epochs} of" in last.out) == (killed.epochs > 0), moment
+    require_same(whole, pieces, kind, f"{kind}, {moment} of {seconds:.1f} s")
+
+
+MEMORY = """
+import common, options, resource, train_cnn
+def keep(self, epoch, logs=None, plain=common.KeepState.on_epoch_end):
+    plain(self, epoch, logs)
+    with open("/proc/self/statm") as file:
+        print("resident", int(file.read().split()[1]) * resource.getpagesize(), flush=True)
+common.KeepState.on_epoch_end = keep
+options.run(train_cnn.main)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from Linux's /proc")
+def test_memory_does_not_grow_over_a_hundred_epochs(tmp_path):
+    (tmp_path / "memory.py").write_text(MEMORY)
+    words = ["--data", "digits", *FEW, "--batch-size", "16", "--epochs", "100", "--patience", "100"]
+    process = start(tmp_path, "memory.py", *words)
+    try:
+        assert process.wait(600) == 0, (tmp_path / "err").read_text()
+    finally:
+        process.kill()
+    lines = (tmp_path / "out").read_text().splitlines()
+    resident = [int(line.split()[1]) for line in lines if line.startswith("resident ")]
+    assert len(resident) == 100
+    print(f"resident after epochs 1, 10, 50, 100: {[resident[epoch - 1] >> 20 for epoch in (1, 10, 50, 100)]} MB")
+    assert resident[99] <= 1.05 * resident[9], [size >> 20 for size in resident]
