@@ -90,7 +90,7 @@ bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: fi
 	"$$PYTHON" bench.py
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ tests/__pycache__ .pytest_cache .ruff_cache
-	rm -f checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo*
+	rm -f checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo* imgs/.digits_*_demo*
 clean-runs: clean  ## Delete all other runs in checkpoints/ as well
 	find checkpoints -type f ! -name .gitkeep -delete
 

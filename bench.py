@@ -5,7 +5,6 @@ Random pictures in the shape of CIFAR-10. What is compared is timed in turn, in 
 
 import itertools
 import math
-import platform
 import resource
 import subprocess
 import sys
@@ -118,7 +117,7 @@ def measure(name, began):
         }
         | figures
     )
-    about = {"processor": processor(), "device": device, "precision": precision, "precision_reason": reason}
+    about = {"processor": common.processor_name(), "device": device, "precision": precision, "precision_reason": reason}
     return {**about, "versions": common.versions(), "commit": common.current_commit()}, figures
 
 
@@ -223,15 +222,6 @@ def evaluation(name, model):
         if done.returncode:
             raise options.RunFailed(f"evaluate.py failed: {done.stderr.strip()}")
         return time.perf_counter() - began
-
-
-def processor():
-    """Name of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def show_table(models):

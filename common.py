@@ -853,6 +853,11 @@ def versions():
     }
 
 
+def code_sha256():
+    """SHA-256 of this code, committed or not."""
+    return sha256(*(np.fromfile(path, np.uint8) for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
 def current_commit():
     """The commit of this code, with '+' where the working tree differs; None outside a repository."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -1230,7 +1235,8 @@ def train(model_name, run, fold, args, take=None, **more):
     backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
     print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)
 
-    machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}"  # what equality bit for bit takes
+    # What equality bit for bit takes.
+    machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {code_sha256()[:8]}"
     state = fit(model, run, fold, recipe, settings, precision, machine, number, begun, args.force)
     history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
     best = int(np.argmin(history["val_loss"]))

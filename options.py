@@ -165,7 +165,10 @@ OPTIONS = {
         "NAME",
         {"type": run_suffix, "help": "a suffix of the run's name, to keep runs side by side"},
     ),
-    "force": ("FORCE", {"action": "store_true", "help": "train again, and replace what is there"}),
+    "force": (
+        "FORCE",
+        {"action": "store_true", "help": "train again, and replace what is there when that is finished"},
+    ),
     "if-missing": (None, {"action": "store_true", "help": "do nothing where this autoencoder exists already"}),
     "model-path": (
         None,

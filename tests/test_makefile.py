@@ -372,6 +372,7 @@ def test_clean(project):
     kept = ["checkpoints/.gitkeep", ".venv/ready", ".venv-lint/ready", "imgs/cnn_report.txt"]
     runs = ["checkpoints/cnn_fold1.keras", "checkpoints/digits_cnn_fold1.keras", "checkpoints/autoencoder.state"]
     demo = ["checkpoints/digits_cnn_demo_fold1.keras", "checkpoints/.digits_cnn_demo_fold1.lock"]
+    demo += ["checkpoints/.digits_cnn_demo_fold1.1a2b.part.state", "imgs/.digits_cnn_demo_report.1a2b.part.txt"]
     gone = [*demo, "imgs/digits_cnn_demo_report.txt", "__pycache__/a", ".ruff_cache/a"]
     for name in kept + runs + gone:
         executable(project.folder / name, "")
