@@ -26,7 +26,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, run_name
+from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, raise_what_was_heard, run_name
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -1066,6 +1066,7 @@ class Progress(keras.callbacks.Callback):
         self.trained = None
 
     def on_train_batch_end(self, batch, logs=None):
+        raise_what_was_heard()
         now = time.perf_counter()
         if now - self.looked > 1:  # reading the loss makes a GPU wait, so not at every step
             self.looked = now

@@ -216,18 +216,32 @@ def make_command(target, args):
     return " ".join([f"make {target}", *(f"{knob}={shlex.quote(value)}" for knob, value in given.items() if value)])
 
 
+HEARD = []  # what a signal raised
+
+
 @contextlib.contextmanager
 def terminate_politely():
     """While inside, SIGTERM raises Terminated, so that whatever is being written is left whole."""
 
     def handler(signum, frame):
-        raise Terminated
+        HEARD.append(Terminated() if signum == signal.SIGTERM else KeyboardInterrupt())
+        raise HEARD[0]
 
-    before = signal.signal(signal.SIGTERM, handler)
+    # A shell's background jobs are to ignore Ctrl-C.
+    signals = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, plain in before.items():
+            signal.signal(number, plain)
+        HEARD.clear()
+
+
+def raise_what_was_heard():
+    """Raise what a signal raised, where somebody swallowed it: Keras does when it reads the figures of a batch."""
+    if HEARD:
+        raise HEARD[0]
 
 
 def run(main):

@@ -23,6 +23,7 @@ from conftest import ROOT
 from keras import layers
 
 import common
+import options
 from options import InputError, RunFailed
 
 TIMING = {"seconds", "images_per_second"}
@@ -414,6 +415,23 @@ def test_folds_side_by_side_under_make_draw_no_bar(watch):
 def test_a_loss_that_is_not_finite_stops_within_the_epoch(watch):
     with pytest.raises(RunFailed, match=r"the loss became nan in epoch 1; .* FORCE=1 and a smaller LR than 0\.01$"):
         watch(terminal=False, loss=float("nan"))
+
+
+@pytest.mark.parametrize(("signum", "kind"), [(signal.SIGTERM, options.Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_keras_swallows_ends_the_training_all_the_same(signum, kind):
+    progress = common.Progress(None, 1, 4, 100)
+    progress.on_epoch_begin(0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with options.terminate_politely():
+            progress.on_train_batch_end(0)
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signum)
+            with pytest.raises(kind):
+                progress.on_train_batch_end(1)
+        progress.on_train_batch_end(2)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --- What is there already ---
