@@ -227,8 +227,8 @@ def terminate_politely():
         HEARD.append(Terminated() if signum == signal.SIGTERM else KeyboardInterrupt())
         raise HEARD[0]
 
-    # A shell's background jobs are to ignore Ctrl-C.
-    signals = [s for s in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(s) is not signal.SIG_IGN]
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in a shell's background
+    signals = [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGINT]
     before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
@@ -262,8 +262,6 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try once more when it ends, and say so
         status = 1
     except (KeyboardInterrupt, Terminated) as signal_:
-        for again in (signal.SIGINT, signal.SIGTERM):  # an impatient second one would end this in a traceback
-            signal.signal(again, signal.SIG_IGN)
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
         print(f"\n{script}: {word}; the same command, without FORCE=1, goes on", file=sys.stderr)
     sys.exit(status)
