@@ -82,6 +82,8 @@ def kill(folder, kind, moment):
         with contextlib.suppress(AssertionError):  # where it has ended by then, nothing may be lost either
             if moment.writing:
                 wait_until(writing, process, moment)
+            elif moment.after:
+                wait_until(lambda: f"epoch {moment.after}/" in (folder / "out").read_text(), process, moment)
             process.wait(moment.seconds)
     except subprocess.TimeoutExpired:
         pass
@@ -90,22 +92,29 @@ def kill(folder, kind, moment):
     return after_stop(folder, kind, process.wait())
 
 
-def moments(kind, count, seconds):
-    """Moments of a training for kill -9: a time of its `seconds`, or, two in five, while the n-th file is written."""
+def moments(kind, count, seconds, epochs=EPOCHS):
+    """Moments of a training for kill -9: a time within an epoch, or, two in five, while the n-th file is written.
+
+    Counted from the end of the epoch before, so that a machine that is busier than for the whole `seconds` counts less.
+    """
     draw = random.Random(f"{SEED} {kind}")
     for _ in range(count):
         if draw.random() < 0.4:  # the last two files are the record and the checkpoint
-            yield SimpleNamespace(writing=draw.randint(1, EPOCHS + 2), seconds=draw.uniform(0, 0.05), seed=SEED)
+            last = EPOCHS + 2 if epochs == EPOCHS else epochs
+            moment = {"writing": draw.randint(1, last), "after": 0, "seconds": draw.uniform(0, 0.03)}
         else:
-            yield SimpleNamespace(writing=0, seconds=draw.uniform(0, seconds), seed=SEED)
+            length = seconds / EPOCHS / 2
+            moment = {"writing": 0, "after": draw.randrange(epochs), "seconds": draw.uniform(0, length)}
+        yield SimpleNamespace(**moment, seed=SEED)
 
 
 def finish(folder, kind):
     """Run the training to its end; returns its output and how long it took from the first epoch on."""
-    process = begin(folder, kind)
+    process, began = begin(folder, kind), time.monotonic()
     try:
-        wait_until(lambda: "device:" in (folder / "out").read_text(), process, "the training")
-        began = time.monotonic()
+        with contextlib.suppress(AssertionError):  # where it was finished already
+            wait_until(lambda: "device:" in (folder / "out").read_text(), process, "the training")
+            began = time.monotonic()
         status = process.wait(200)
     finally:
         process.kill()
@@ -159,7 +168,7 @@ def trainings(tmp_path_factory):
     """The CNN's training twice: run through, and in pieces: killed at a random moment, terminated, finished."""
     whole, pieces = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("pieces")
     seconds = finish(whole, "cnn").seconds
-    (moment,) = moments("cnn", 1, seconds / 2)
+    (moment,) = moments("cnn", 1, seconds, epochs=2)
     killed = kill(pieces, "cnn", moment)
     terminated = terminate(pieces, "cnn", min(killed.epochs + 1, EPOCHS - 1))
     return SimpleNamespace(
