@@ -40,7 +40,7 @@ export PYTHON
 # `exec`: no shell in between that would keep a SIGTERM to make from them; `env`: LAUNCH may begin with VARIABLE=value.
 LAUNCH  :=
 TRAIN    = exec env $(LAUNCH) "$$PYTHON"
-evaluate = exec "$$PYTHON" evaluate.py --model=$1 $(call options,DATA NOAUG TARGET NAME)
+evaluate = exec "$$PYTHON" evaluate.py --model=$1 $(call options,DATA NOAUG TARGET ENCODER NAME)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it
 	$(call evaluate,cnn)
@@ -54,12 +54,14 @@ mod_ae_cls: $(FOLD_LIST:%=mod_ae_cls-fold%)  ## The same classifier with the who
 test-eval: $(ENVIRONMENT)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder_cls or mod_autoencoder_cls
 	exec "$$PYTHON" evaluate.py $(call options,$(KNOBS))
 
+# The controls that take no autoencoder train none.
+NEEDED := $(if $(filter ENCODER,$(GIVEN)),$(if $(filter scratch random,$(ENCODER)),$(ENVIRONMENT),pretrained),pretrained)
 .PHONY: $(foreach model,cnn ae_cls mod_ae_cls,$(FOLD_LIST:%=$(model)-fold%))
 $(FOLD_LIST:%=cnn-fold%): cnn-fold%: $(ENVIRONMENT)
 	$(TRAIN) train_cnn.py --fold=$* $(call options,$(KNOBS))
-$(FOLD_LIST:%=ae_cls-fold%): ae_cls-fold%: pretrained
+$(FOLD_LIST:%=ae_cls-fold%): ae_cls-fold%: $(NEEDED)
 	$(TRAIN) train_ae_classifier.py --fold=$* $(call options,$(KNOBS))
-$(FOLD_LIST:%=mod_ae_cls-fold%): mod_ae_cls-fold%: pretrained
+$(FOLD_LIST:%=mod_ae_cls-fold%): mod_ae_cls-fold%: $(NEEDED)
 	$(TRAIN) train_ae_classifier.py --modified --fold=$* $(call options,$(KNOBS))
 
 # EPOCHS and the like belong to the classifier. With --help it checks them and stops: a wrong value is refused now, not

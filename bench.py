@@ -140,7 +140,7 @@ def new_model(name, frozen=True):
     recipe = common.RECIPES[name]
     model = common.finished_model(recipe, 10, name)
     if frozen and recipe.frozen_until:
-        common.take_weights(model, common.finished_model(common.RECIPES["autoencoder"], 10, "any"), recipe.frozen_until)
+        common.freeze(model, recipe.frozen_until)
     return model
 
 

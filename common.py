@@ -455,6 +455,9 @@ def build_encoder(x):
     return conv_relu_norms(x, 256, 3, "block3")
 
 
+ENCODER_END = "block3_norm3"  # its last layer
+
+
 def build_autoencoder(x, classes=None):
     """Encoder and decoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
     x = conv_relu_norms(build_encoder(x), 256, 3, "block4")
@@ -487,14 +490,14 @@ class Recipe:
     ranges: Ranges = REFERENCE_RANGES
     balanced: bool = True
     reduce_lr: bool = True  # x 0.3 after 10 epochs without a better validation loss
-    frozen_until: str | None = None  # the last encoder layer that is taken from the autoencoder and frozen
+    frozen_until: str | None = None  # the last encoder layer that is frozen, where ENCODER has some frozen
 
 
 RECIPES = {
     "cnn": Recipe(build_cnn),
     "autoencoder": Recipe(build_autoencoder, optimizer="rmsprop", balanced=False, reduce_lr=False),
     "autoencoder_cls": Recipe(build_ae_classifier, frozen_until="block2_norm2"),
-    "mod_autoencoder_cls": Recipe(build_modified_ae_classifier, frozen_until="block3_norm3"),
+    "mod_autoencoder_cls": Recipe(build_modified_ae_classifier, frozen_until=ENCODER_END),
 }
 
 
@@ -504,26 +507,32 @@ def finished_model(recipe, classes, name):
     return keras.Model(image, recipe.build(layers.Rescaling(1 / 255, name="rescale")(image), classes), name=name)
 
 
-def take_weights(target, source, last):
-    """Copy the weights of `target`'s layers up to the one named `last` from `source`, by name, and freeze those layers.
+def layers_up_to(model, last):
+    """The layers with weights up to the one named `last`, in the order of a chain."""
+    names = [layer.name for layer in model.layers]
+    return [layer for layer in model.layers[: names.index(last) + 1] if layer.weights]
 
-    Returns the names of the layers whose weights were taken. Raises InputError where one is missing or misshapen.
+
+def take_weights(target, source, last):
+    """Copy the weights of `target`'s layers up to the one named `last` from `source`, by name; returns their names.
+
+    Raises InputError where one is missing or misshapen.
     """
-    taken = []
-    for layer in target.layers:
-        if layer.weights:
-            try:
-                weights = source.get_layer(layer.name).get_weights()
-                layer.set_weights(weights)
-            except ValueError as error:
-                raise InputError(
-                    f"the autoencoder's layer {layer.name!r} cannot be taken: {first_line(error)}"
-                ) from None
-            taken.append(layer.name)
+    taken = layers_up_to(target, last)
+    for layer in taken:
+        try:
+            layer.set_weights(source.get_layer(layer.name).get_weights())
+        except ValueError as error:
+            raise InputError(f"the autoencoder's layer {layer.name!r} cannot be taken: {first_line(error)}") from None
+    return [layer.name for layer in taken]
+
+
+def freeze(model, last):
+    """Freeze the layers up to the one named `last`; returns the names of those with weights."""
+    frozen = layers_up_to(model, last)
+    for layer in frozen:
         layer.trainable = False
-        if layer.name == last:
-            return taken
-    raise InputError(f"the classifier has no layer {last!r} to freeze up to")
+    return [layer.name for layer in frozen]
 
 
 def count_trainable(model):
@@ -1199,12 +1208,12 @@ def resolve_settings(args, model_name, fold, **more):
     }
 
 
-def train(model_name, run, fold, args, take=None, **more):
+def train(model_name, run, fold, args, prepare=None, **more):
     """Train a model of RECIPES on `fold`, going on from a state if there is one; write its checkpoint and record.
 
-    `more` are the settings that the result follows from besides the options that every training has. `take(model)` may
-    put weights of another model into the new one and freeze layers; what it returns goes into the record. Does nothing
-    where the run is finished with the same settings.
+    `more` are the settings that the result follows from besides the options that every training has. `prepare(model)`
+    may put weights into the new model and freeze layers; what it returns goes into the record. Does nothing where the
+    run is finished with the same settings.
     """
     settings = resolve_settings(args, model_name, fold, **more)
     begun = None if args.force else run.begun(settings)
@@ -1217,7 +1226,7 @@ def train(model_name, run, fold, args, take=None, **more):
         precision, reason = begun[0]["precision"], "as this training was begun"
     keras.utils.set_random_seed(int(draw(args.seed, "weights", number).integers(2**32)))
     model = finished_model(recipe, len(fold.class_names), run.name)
-    notes = take(model) if take else {}
+    notes = prepare(model) if prepare else {}
     record = {
         "run": run.name,
         "fold": run.fold,

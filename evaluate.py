@@ -23,12 +23,18 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def main(argv=None):
-    args = options.parse(__doc__, ["model", "data", "noaug", "target", "name", "batch-size", "model-path"], argv)
+    args = options.parse(
+        __doc__, ["model", "data", "noaug", "target", "encoder", "name", "batch-size", "model-path"], argv
+    )
     chosen = args.noaug or args.target != "augmented"
     if chosen and args.model == "cnn":
         raise InputError("--noaug and --target choose an autoencoder, and a cnn has none; leave them out")
-    if args.model_path and (chosen or args.name):
-        raise InputError("--model-path names the file, so --noaug, --target and --name have nothing to choose")
+    if args.encoder != "frozen" and not args.model.endswith("cls"):
+        raise InputError(f"--encoder chooses among classifiers on an autoencoder, {args.model} is none; leave it out")
+    if args.model_path and (chosen or args.name or args.encoder != "frozen"):
+        raise InputError(
+            "--model-path names the file, so --noaug, --target, --encoder and --name have nothing to choose"
+        )
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
@@ -37,7 +43,9 @@ def main(argv=None):
         train = common.load_data(args.data)
     else:  # CIFAR-10 is not downloaded before there is something to evaluate
         train = common.load_data(args.data) if args.data else None
-        name = options.run_name(args.model, train.prefix if train else "", args.noaug, args.target, args.name)
+        name = options.run_name(
+            args.model, train.prefix if train else "", args.noaug, args.target, args.name, args.encoder
+        )
         trainings = finished_trainings(name, args)
         train = train or common.load_data()
     test = common.load_data(args.data, "test")

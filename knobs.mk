@@ -2,8 +2,8 @@
 # Gives the Makefile GIVEN, the names that were typed and hold something; FOLD_LIST; and `options`.
 
 # KNOB:option of the scripts; `python3 options.py` says what each is for. The Makefile itself makes use of the others.
-OPTIONS := DATA:data KEEP:keep REDUCED:reduced VAL:val SEED:seed NOAUG:noaug TARGET:target EPOCHS:epochs BATCH:batch-size \
-           LR:learning-rate PATIENCE:patience PRECISION:precision NAME:name FORCE:force MODEL:model
+OPTIONS := DATA:data KEEP:keep REDUCED:reduced VAL:val SEED:seed NOAUG:noaug TARGET:target \
+           ENCODER:encoder EPOCHS:epochs BATCH:batch-size LR:learning-rate PATIENCE:patience PRECISION:precision NAME:name FORCE:force MODEL:model
 FLAGS   := NOAUG FORCE
 KNOBS   := $(foreach pair,$(OPTIONS),$(firstword $(subst :, ,$(pair))))
 OTHERS  := FOLDS LAUNCH PYTHON KERAS_BACKEND
@@ -38,5 +38,6 @@ $(call only,KEEP REDUCED VAL SEED EPOCHS LR PATIENCE PRECISION FORCE LAUNCH,$(TR
 $(call only,FOLDS,$(FOLDED))
 $(call only,DATA BATCH NAME,$(TRAINING) test-eval)
 $(call only,NOAUG TARGET,$(filter-out cnn%,$(TRAINING)) test-eval)
+$(call only,ENCODER,$(filter-out cnn% ae,$(TRAINING)) test-eval)
 $(call only,MODEL,test-eval)
 $(if $(filter MODEL,$(GIVEN)),,$(if $(filter test-eval,$(GOALS)),$(error make test-eval needs a MODEL, such as MODEL=cnn)))

@@ -18,6 +18,8 @@ CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
 
 MODELS = ("cnn", "autoencoder", "autoencoder_cls", "mod_autoencoder_cls")
+ENCODERS = ("frozen", "tuned", "scratch", "random")
+PRETRAINED = ("frozen", "tuned")  # those that take an autoencoder's weights
 
 
 class InputError(Exception):
@@ -54,7 +56,7 @@ def number(kind, low, high=math.inf, open_low=False, open_high=False):
 
 
 def run_suffix(text):
-    if re.fullmatch(r"noaug|original|cls|fold\d+", text):
+    if re.fullmatch(rf"noaug|original|cls|fold\d+|{'|'.join(ENCODERS)}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is a word that run names hold already; choose another")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
         raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits and '-' only, 40 at most")
@@ -133,6 +135,15 @@ OPTIONS = {
             "help": "what the autoencoder reconstructs: the picture it sees (default: augmented), or the original",
         },
     ),
+    "encoder": (
+        "ENCODER",
+        {
+            "choices": ENCODERS,
+            "default": "frozen",
+            "help": "a classifier's encoder: frozen (default: pretrained, then frozen), tuned (pretrained, trained "
+            "on); controls: scratch (all of it trained from nothing), random (as frozen, but never trained)",
+        },
+    ),
     "epochs": (
         "EPOCHS",
         {"type": number(int, 1), "metavar": "N", "help": "epochs at most (default: 100)"},
@@ -192,6 +203,11 @@ def parse(description, names, argv=None):
     args = parser.parse_args(argv)
     if getattr(args, "noaug", False) and args.target == "original":
         raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
+    if getattr(args, "encoder", "frozen") not in PRETRAINED and (args.noaug or args.target == "original"):
+        raise InputError(
+            f"--encoder {args.encoder} takes no autoencoder, so --noaug and --target have none to choose; "
+            "leave them out"
+        )
     return args
 
 
@@ -203,9 +219,10 @@ def data_prefix(source):
     return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
 
 
-def run_name(model, prefix="", noaug=False, target="augmented", name=None):
-    """`[data_]model[_noaug][_original][_NAME]`, the name of a run in files, titles and messages."""
-    parts = [prefix, model, noaug and "noaug", target == "original" and "original", name]
+def run_name(model, prefix="", noaug=False, target="augmented", name=None, encoder="frozen"):
+    """`[data_]model[_encoder][_noaug][_original][_NAME]`, the name of a run in files, titles and messages."""
+    chosen = encoder if encoder != "frozen" else None
+    parts = [prefix, model, chosen, noaug and "noaug", target == "original" and "original", name]
     return "_".join(part for part in parts if part)
 
 
@@ -213,6 +230,8 @@ def make_command(target, args):
     """The make command for `target` with the knobs of `args` that choose a run, for messages that tell what to type."""
     given = {"DATA": args.data, "NOAUG": "1" if args.noaug else None, "NAME": args.name}
     given["TARGET"] = args.target if args.target == "original" else None
+    if target.endswith("cls"):
+        given["ENCODER"] = args.encoder if args.encoder != "frozen" else None
     return " ".join([f"make {target}", *(f"{knob}={shlex.quote(value)}" for knob, value in given.items() if value)])
 
 

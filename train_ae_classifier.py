@@ -1,20 +1,53 @@
-"""Train one fold of a classifier whose input is a pretrained autoencoder's hidden layer.
+"""Train one fold of a classifier whose input is an autoencoder's hidden layer.
 
-The encoder's first two blocks (with --modified: the whole encoder) take the autoencoder's weights and are frozen.
-Writes checkpoints/autoencoder_cls_fold<k>.keras (mod_autoencoder_cls_... with --modified) and its record; goes on where
-an interrupted training stopped. `make ae_cls` trains the autoencoder first where there is none.
+The encoder's first two blocks (with --modified: the whole encoder) take a pretrained autoencoder's weights and are
+frozen, unless --encoder says otherwise. Writes checkpoints/autoencoder_cls_fold<k>.keras (mod_autoencoder_cls_... with
+--modified) and its record; goes on where an interrupted training stopped. `make ae_cls` trains the autoencoder first
+where one is needed and there is none.
 """
 
 import options
 
 
 def main(argv=None):
-    names = [*options.DATA_OPTIONS, "fold", "noaug", "target", *options.TRAINING_OPTIONS, "modified"]
+    names = [*options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS, "modified"]
     args = options.parse(__doc__, names, argv)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
     fold = common.prepare_fold(args, args.fold)
+    model_name = "mod_autoencoder_cls" if args.modified else "autoencoder_cls"
+    until = common.RECIPES[model_name].frozen_until
+    settings = {"encoder": args.encoder}
+    if args.encoder in options.PRETRAINED:
+        autoencoder, record = require_autoencoder(args, fold)
+        settings["autoencoder_sha256"] = record["checkpoint_sha256"]
+
+    def prepare_encoder(model):
+        notes = {}
+        if args.encoder in options.PRETRAINED:
+            last = until if args.encoder == "frozen" else common.ENCODER_END
+            notes |= {"autoencoder": autoencoder.name}
+            notes |= {"taken": common.take_weights(model, autoencoder.load_model(), last)}
+            print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
+        if args.encoder == "random":
+            settle_statistics(model, until, fold.x_train)
+        if args.encoder in ("frozen", "random"):
+            notes |= {"frozen": common.freeze(model, until)}
+            print(f"frozen: {', '.join(notes['frozen'])}")
+        return notes
+
+    run = common.Run(
+        options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name, args.encoder), args.fold
+    )
+    with run.lock():
+        common.train(model_name, run, fold, args, prepare=prepare_encoder, **settings)
+
+
+def require_autoencoder(args, fold):
+    """The autoencoder to build on, (run, record). Raises InputError, with the command that trains it, without one."""
+    import common
+
     found = common.find_autoencoder(args, fold)
     if not found:
         wanted = options.run_name("autoencoder", fold.prefix, args.noaug, args.target, args.name)
@@ -22,18 +55,25 @@ def main(argv=None):
             f"there is no {wanted}.keras in {options.CHECKPOINTS} that was trained on these images: "
             f"run `{options.make_command('ae', args)}`, with the same KEEP, REDUCED and SEED if you gave any"
         )
-    autoencoder, record = found
-    model_name = "mod_autoencoder_cls" if args.modified else "autoencoder_cls"
+    return found
 
-    def take_encoder(model):
-        last = common.RECIPES[model_name].frozen_until
-        taken = common.take_weights(model, autoencoder.load_model(), last)
-        print(f"taken from {autoencoder.checkpoint} and frozen: {', '.join(taken)}")
-        return {"autoencoder": autoencoder.name, "taken_and_frozen": taken}
 
-    run = common.Run(options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name), args.fold)
-    with run.lock():
-        common.train(model_name, run, fold, args, take=take_encoder, autoencoder_sha256=record["checkpoint_sha256"])
+def settle_statistics(model, last, images):
+    """Give the batch normalisations up to the layer `last` the statistics of (n, 32, 32, 3) pictures, in one pass.
+
+    The averages over equal batches of each batch's mean and variance, as training would approach them.
+    """
+    from common import keras, np
+
+    part = keras.Model(model.input, model.get_layer(last).output)
+    norms = [layer for layer in part.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for number, batch in enumerate(np.array_split(images, -(-len(images) // 500))):
+        for norm in norms:
+            norm.momentum = number / (number + 1)  # makes a running average of all batches so far
+        part(batch, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def workdir(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def arguments():
     """A parser of everything that a training may be told: arguments('--epochs', '3') -> args."""
-    names = [*options.DATA_OPTIONS, "fold", "noaug", "target", *options.TRAINING_OPTIONS]
+    names = [*options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
     return lambda *argv: options.parse("a training", names, [str(word) for word in argv])
 
 

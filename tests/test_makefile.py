@@ -181,6 +181,16 @@ def test_autoencoder_before_folds_before_evaluation(project, parallel, target, m
     assert moments[-2:] == [("start", "evaluate.py"), ("end", "evaluate.py")]
 
 
+@pytest.mark.parametrize("target", ["ae_cls", "mod_ae_cls"])
+@pytest.mark.parametrize(("encoder", "trained"), [("tuned", 1), ("frozen", 1), ("scratch", 0), ("random", 0)])
+def test_controls_without_an_autoencoder_train_none(project, target, encoder, trained):
+    project.make(target, "FOLDS=1", f"ENCODER={encoder}", "NAME=a")
+    *autoencoder, fold, evaluation = project.calls()
+    assert autoencoder == trained * [["train_autoencoder.py", "--if-missing", "--name=a"]]
+    assert fold[-3:] == ["--fold=1", f"--encoder={encoder}", "--name=a"]
+    assert evaluation[2:] == [f"--encoder={encoder}", "--name=a"]
+
+
 def test_classifier_checks_its_options_before_the_autoencoder(project):
     project.make("ae_cls", "EPOCHS=7", "FOLDS=1")
     assert project.events()[0][1] == ["train_ae_classifier.py", "--epochs=7", "--help"]
@@ -255,6 +265,12 @@ def test_misspelt_knob_is_named(project):
     assert "no knob NOUAG" in message
     assert all(knob in message for knob in KNOBS)
     assert "no knob NOUAG" in project.refused("NOUAG=$(shell touch pwned)")
+
+
+def test_an_encoder_in_the_environment_is_no_knob_either(project):
+    project.make("ae_cls", "FOLDS=1", ENCODER="scratch")
+    assert [argv[0] for argv in project.calls()] == ["train_autoencoder.py", "train_ae_classifier.py", "evaluate.py"]
+    assert not any("encoder=" in word for argv in project.calls() for word in argv)
 
 
 def test_environment_variables_are_no_knobs(project):

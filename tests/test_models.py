@@ -66,7 +66,9 @@ def test_parameters_of_the_cnn_and_the_autoencoder(cnn, autoencoder):
 def test_classifiers_take_and_freeze_the_encoder_by_name(autoencoder, name, parameters, left, taken):
     model = built(name)
     before = {layer.name: layer.get_weights() for layer in model.layers}
-    names = common.take_weights(model, autoencoder, common.RECIPES[name].frozen_until)
+    until = common.RECIPES[name].frozen_until
+    names = common.take_weights(model, autoencoder, until)
+    assert common.freeze(model, until) == names
     assert (model.count_params(), trainable(model)) == (parameters, left)
     expected = [
         f"block{b}_{kind}{i}"
@@ -93,13 +95,12 @@ def convolutions(names, filters=4):
     ("names", "filters", "sentence"),
     [
         (["one", "other", "three"], 4, "'two'"),
-        (["one", "two", "three"], 5, "'one'"),
-        (["one", "two"], 4, "'three' to freeze"),
+        (["one", "two"], 5, "'one'"),
     ],
 )
 def test_a_layer_that_is_missing_or_of_another_shape_is_named(names, filters, sentence):
     with pytest.raises(InputError, match=sentence) as refusal:
-        common.take_weights(convolutions(["one", "two"]), convolutions(names, filters), "three")
+        common.take_weights(convolutions(["one", "two"]), convolutions(names, filters), "two")
     assert "\n" not in str(refusal.value)
 
 
@@ -154,12 +155,12 @@ def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
     assert {str(keras.backend.standardize_dtype(weight.dtype)) for weight in core.trainable_weights} == {"float32"}
 
 
-def test_training_model_keeps_what_is_frozen(autoencoder):
+def test_training_model_keeps_what_is_frozen():
     model = built("autoencoder_cls")
-    taken = common.take_weights(model, autoencoder, "block2_norm2")
+    frozen = common.freeze(model, "block2_norm2")
     training, core = common.training_model(model, common.REFERENCE_RANGES, "float32")
     assert trainable(training) == trainable(model) - 2 * 64  # the biases that normalisation cancels
-    assert not any(core.get_layer(name).trainable for name in taken)
+    assert not any(core.get_layer(name).trainable for name in frozen)
 
 
 def biases(core):

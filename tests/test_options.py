@@ -84,7 +84,15 @@ def test_original_target_without_augmentation_is_refused(arguments):
         arguments("--noaug", "--target", "original")
 
 
-@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2"])
+@pytest.mark.parametrize("encoder", ["scratch", "random"])
+@pytest.mark.parametrize("choice", ["--noaug", "--target original"])
+def test_an_autoencoder_chosen_for_an_encoder_that_takes_none_is_refused(arguments, encoder, choice):
+    with pytest.raises(options.InputError, match=rf"--encoder {encoder} .* leave them out"):
+        arguments("--encoder", encoder, *choice.split())
+    assert arguments("--encoder", "tuned", *choice.split()).encoder == "tuned"
+
+
+@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2", *options.ENCODERS])
 def test_names_that_are_words_of_run_names_are_refused(arguments, name):
     with pytest.raises(options.InputError, match=name):
         arguments("--name", name)
@@ -97,6 +105,8 @@ def test_names_that_are_words_of_run_names_are_refused(arguments, name):
         ({"model": "cnn", "prefix": "digits"}, "digits_cnn"),
         ({"model": "autoencoder", "noaug": True}, "autoencoder_noaug"),
         ({"model": "autoencoder", "target": "original"}, "autoencoder_original"),
+        ({"model": "autoencoder_cls", "encoder": "scratch"}, "autoencoder_cls_scratch"),
+        ({"model": "autoencoder_cls", "encoder": "tuned", "noaug": True, "name": "a"}, "autoencoder_cls_tuned_noaug_a"),
         (
             {"model": "mod_autoencoder_cls", "prefix": "a", "noaug": True, "name": "x-1"},
             "a_mod_autoencoder_cls_noaug_x-1",
@@ -110,8 +120,8 @@ def test_run_names(parts, name):
 def test_different_runs_have_different_names():
     data = [options.data_prefix(source) for source in (None, "digits", "some/other.npz", "mod.npz")]
     variants = [(False, "augmented"), (True, "augmented"), (False, "original")]
-    runs = list(itertools.product(options.MODELS, data, variants, [None, "a", "b-c"]))
-    names = {options.run_name(model, prefix, *variant, name) for model, prefix, variant, name in runs}
+    runs = list(itertools.product(options.MODELS, data, variants, [None, "a", "b-c"], options.ENCODERS))
+    names = {options.run_name(model, prefix, *variant, *rest) for model, prefix, variant, *rest in runs}
     assert len(names) == len(runs)
 
 

@@ -83,7 +83,7 @@ def finished(tmp_path_factory, fold, arguments):
         start.update({layer.name: layer.get_weights() for layer in model.layers})
         return {"note": "from take"}
 
-    common.train("tiny", run, fold, arguments(*FINISHED), take=keep_start)
+    common.train("tiny", run, fold, arguments(*FINISHED), prepare=keep_start)
     return run, start
 
 
@@ -238,12 +238,13 @@ def test_frozen_layers_stay_as_they_were_taken_and_all_others_move(train, run):
             layer.set_weights([weight + 0.3 for weight in layer.get_weights()])
     taken, start = [], {}
 
-    def take(model):
+    def prepare(model):
         taken.extend(common.take_weights(model, autoencoder, recipe.frozen_until))
+        common.freeze(model, recipe.frozen_until)
         start.update({layer.name: layer.get_weights() for layer in model.layers if layer.weights})
         return {}
 
-    train(run, "--epochs", 1, "--batch-size", 170, model="autoencoder_cls", take=take)
+    train(run, "--epochs", 1, "--batch-size", 170, model="autoencoder_cls", prepare=prepare)
     assert {"block1_norm1", "block2_norm2"} <= set(taken)
     trained = run.load_model()
     for name, before in start.items():
@@ -337,7 +338,7 @@ def test_first_weights_depend_on_seed_and_fold_alone(train, run, no_fit):
                 common.Run("tiny", fold_number, run.folder),
                 "--seed",
                 seed,
-                take=lambda m: kept.append(m.get_weights()) or {},
+                prepare=lambda m: kept.append(m.get_weights()) or {},
             )
         return kept[0][0]
 
@@ -542,7 +543,7 @@ def test_force_that_comes_to_nothing_leaves_what_is_finished(copy, train):
 
     before = contents(copy.folder)
     with pytest.raises(InputError, match="cannot be taken"):
-        train(copy, *FINISHED, "--force", take=refuse)
+        train(copy, *FINISHED, "--force", prepare=refuse)
     assert contents(copy.folder) == before
     with pytest.raises(RunFailed, match="the loss became"):
         train(copy, *FINISHED, "--force", "--learning-rate", "1e30")

@@ -1,0 +1,114 @@
+"""What a classifier's encoder starts from and what of it learns, for each ENCODER and both classifiers."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_pictures
+
+import common
+import options
+import train_ae_classifier
+
+NAMES = [
+    f"block{block}_{kind}{layer}"
+    for block, depth in ((1, 2), (2, 2), (3, 3))
+    for layer in range(1, depth + 1)
+    for kind in ("conv", "norm")
+]
+TWO_BLOCKS = NAMES[:8]
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    """An autoencoder whose weights differ from those that a new model has."""
+    model = common.finished_model(common.RECIPES["autoencoder"], 10, "autoencoder")
+    for layer in model.layers:
+        layer.set_weights([weight + 0.01 for weight in layer.get_weights()])
+    return model
+
+
+@pytest.fixture
+def prepared(monkeypatch, npz, autoencoder):
+    """prepared('--encoder scratch') -> (new model, its weights before, what goes into run, settings and record)."""
+
+    def found(args, fold):
+        run = common.Run("autoencoder")
+        monkeypatch.setattr(common.Run, "load_model", lambda self: autoencoder)
+        return run, {"checkpoint_sha256": "abc"}
+
+    def prepared(words):
+        calls = []
+        monkeypatch.setattr(common, "find_autoencoder", found)
+        monkeypatch.setattr(common, "train", lambda *args, **more: calls.append((args, more)))
+        train_ae_classifier.main(["--data", str(npz), *words.split()])
+        (((model_name, run, _, _), settings),) = calls
+        model = common.finished_model(common.RECIPES[model_name], 10, "any")
+        before = {layer.name: layer.get_weights() for layer in model.layers}
+        notes = settings.pop("prepare")(model)
+        return model, before, run, settings, notes
+
+    return prepared
+
+
+def same(layer, weights):
+    return all(np.array_equal(one, other) for one, other in zip(layer.get_weights(), weights, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "taken", "frozen"),
+    [
+        ("--noaug", "autoencoder_cls_noaug", TWO_BLOCKS, TWO_BLOCKS),
+        ("--encoder tuned --noaug", "autoencoder_cls_tuned_noaug", NAMES, []),
+        ("--encoder scratch", "autoencoder_cls_scratch", [], []),
+        ("--encoder random", "autoencoder_cls_random", [], TWO_BLOCKS),
+        ("--modified", "mod_autoencoder_cls", NAMES, NAMES),
+        ("--modified --encoder tuned", "mod_autoencoder_cls_tuned", NAMES, []),
+        ("--modified --encoder scratch --name a", "mod_autoencoder_cls_scratch_a", [], []),
+        ("--modified --encoder random", "mod_autoencoder_cls_random", [], NAMES),
+    ],
+)
+def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, taken, frozen):
+    model, before, run, settings, notes = prepared(words)
+    assert run.stem == f"small_{name}_fold1"
+    for layer in model.layers:
+        if layer.name in taken:
+            assert same(layer, autoencoder.get_layer(layer.name).get_weights())
+        elif layer.name in frozen and "norm" in layer.name:  # gamma and beta stay, the statistics do not
+            assert same(layer, [*before[layer.name][:2], *layer.get_weights()[2:]])
+            assert not np.allclose(layer.get_weights()[2], 0)
+        else:
+            assert same(layer, before[layer.name])
+        assert layer.trainable == (layer.name not in frozen)
+    assert notes.get("taken", []) == taken and notes.get("frozen", []) == frozen
+    assert settings.pop("autoencoder_sha256", None) == ("abc" if taken else None)
+    assert settings == {"encoder": next((word for word in words.split() if word in options.ENCODERS), "frozen")}
+    assert ("autoencoder" in notes) == bool(taken)
+
+
+def test_random_statistics_are_those_of_the_training_pictures(monkeypatch):
+    images, _ = small_pictures(100)
+    model = common.finished_model(common.RECIPES["autoencoder_cls"], 10, "any")
+    train_ae_classifier.settle_statistics(model, "block2_norm2", images)
+    # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
+    part = keras.Model(model.input, model.get_layer("block1_conv1").output)
+    values = part.predict(images, verbose=0).astype(np.float64).reshape(-1, 64)
+    _, _, mean, variance = model.get_layer("block1_norm1").get_weights()
+    np.testing.assert_allclose(mean, values.mean(axis=0), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(variance, values.var(axis=0), rtol=0.02)  # an average over two batches
+    # Further down they make a normalised output of what went in, dropout aside.
+    part = keras.Model(model.input, model.get_layer("block2_norm2").output)
+    outputs = part.predict(images, verbose=0)
+    assert np.abs(outputs.mean(axis=(0, 1, 2))).mean() < 0.2
+    assert 0.7 < np.median(outputs.std(axis=(0, 1, 2))) < 1.3
+    later = [model.get_layer(name).get_weights() for name in ("block3_norm1", "norm1")]
+    assert all(not mean.any() and (variance == 1).all() for _, _, mean, variance in later)
+    assert {norm.momentum for norm in model.layers if isinstance(norm, keras.layers.BatchNormalization)} == {0.99}
+
+
+def test_a_control_asks_for_no_autoencoder_and_the_others_say_how_to_get_one(workdir, npz, monkeypatch):
+    monkeypatch.setattr(common, "train", lambda *args, **more: None)
+    for encoder in ("scratch", "random"):
+        train_ae_classifier.main(["--data", str(npz), "--encoder", encoder])
+    for encoder in options.PRETRAINED:
+        with pytest.raises(options.InputError, match=r"no small_autoencoder\.keras .*`make ae DATA=\S+`"):
+            train_ae_classifier.main(["--data", str(npz), "--encoder", encoder])
