@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval test test-all lint bench clean clean-runs
+.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare test test-all lint bench clean clean-runs
 include knobs.mk
 
 # --- Environment: .venv, or one of your own with PYTHON=/path/python ------------------------------------------------
@@ -53,6 +53,8 @@ mod_ae_cls: $(FOLD_LIST:%=mod_ae_cls-fold%)  ## The same classifier with the who
 	$(call evaluate,mod_autoencoder_cls)
 test-eval: $(ENVIRONMENT)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder_cls or mod_autoencoder_cls
 	exec "$$PYTHON" evaluate.py $(call options,$(KNOBS))
+compare: $(ENVIRONMENT)  ## Compare evaluated classifiers on the same data: differences with their uncertainty
+	exec "$$PYTHON" compare.py $(call options,$(KNOBS))
 
 # The controls that take no autoencoder train none.
 NEEDED := $(if $(filter ENCODER,$(GIVEN)),$(if $(filter scratch random,$(ENCODER)),$(ENVIRONMENT),pretrained),pretrained)

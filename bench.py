@@ -227,7 +227,8 @@ def evaluation(name, model):
 
 
 def show_table(models):
-    """The figures as a Markdown table, a column for each model, that reads well in a terminal."""
+    """The figures as a Markdown table, a column for each model."""
+    import common
 
     def show(figure):
         if figure is None:
@@ -239,11 +240,7 @@ def show_table(models):
 
     keys = list(dict.fromkeys(key for figures in models.values() for key in figures))
     rows = [["", *models]] + [[key, *(show(figures.get(key)) for figures in models.values())] for key in keys]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    return common.markdown_table(rows)
 
 
 if __name__ == "__main__":

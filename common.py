@@ -813,6 +813,15 @@ def commit_json(path, content):
     commit_text(path, json.dumps(content, indent=1) + "\n")
 
 
+def markdown_table(rows):
+    """Rows of words, the first the head, as a Markdown table that reads well in a terminal too."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
 def commit_arrays(path, **arrays):
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
 

@@ -123,13 +123,14 @@ def evaluate_classifier(name, records, test, batch_size):
             f"no test picture of {test.source} is of class {absent[0]} ({test.class_names[absent[0]]}), "
             "so its recall is unknown: give a DATA that has some"
         )
-    folds, text = {}, []
+    folds, text, every = {}, [], []
     for run, record in records.items():
         model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
         if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
             raise InputError(f"{run.checkpoint} does not give probabilities; evaluate a model that ends in a softmax")
         fold, report = classifier_figures(test, probabilities)
         folds[run.fold or 1] = {**fold, "record": record}
+        every.append(probabilities)
         text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
         common.commit_arrays(
             run.path("_predictions.npz"),
@@ -147,7 +148,7 @@ def evaluate_classifier(name, records, test, batch_size):
             write_architecture(name, model)
 
     record = next(iter(records.values()))
-    names = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "calibration_error": "calibration error"}
     rows = {title: [fold[key] for fold in folds.values()] for key, title in names.items()}
     for number in record["data"]["reduced"] if record else []:
         reduced = test.class_names[number]
@@ -158,11 +159,18 @@ def evaluate_classifier(name, records, test, batch_size):
         f"{len(test.images):,} test images of {test.source}\n"
         + "\n".join(f"{title:<20} {show(value, 4)}" for title, value in summary.items())
     )
-    write_report(name, test, "\n".join(text), folds, summary)
+    more = {"labels": words(test.labels)}
+    if len(folds) > 1:
+        more["ensemble"], _ = classifier_figures(test, np.mean(every, axis=0))
+        text.append(
+            f"ensemble of the {len(folds)} folds (mean probability): accuracy {more['ensemble']['accuracy']:.4f}, "
+            f"macro F1 {more['ensemble']['macro_f1']:.4f}"
+        )
+    write_report(name, test, "\n".join(text), folds, summary, **more)
 
 
 def classifier_figures(test, probabilities):
-    """(accuracy, loss, macro F1, recall of each class and confusion matrix; scikit-learn's report as text)."""
+    """(Figures of a classifier on the test set and the class that it gives each picture; scikit-learn's report)."""
     from sklearn import metrics
 
     classes = np.arange(len(test.class_names))
@@ -173,10 +181,27 @@ def classifier_figures(test, probabilities):
         "accuracy": metrics.accuracy_score(test.labels, predicted),
         "loss": metrics.log_loss(test.labels, exact / exact.sum(axis=1, keepdims=True), labels=classes),
         "macro_f1": metrics.f1_score(test.labels, predicted, average="macro", **asked),
+        "calibration_error": calibration_error(probabilities, test.labels),
         "recall": dict(zip(test.class_names, recall.tolist(), strict=True)),
         "confusion": metrics.confusion_matrix(test.labels, predicted, labels=classes).tolist(),
+        "predicted": words(predicted),
     }
     return figures, metrics.classification_report(test.labels, predicted, target_names=test.class_names, **asked)
+
+
+def calibration_error(probabilities, labels, bins=15):
+    """Expected calibration error: |share right - mean probability| of the predicted class, averaged over pictures.
+
+    In `bins` equal ranges of that probability (Guo et al. 2017, On Calibration of Modern Neural Networks).
+    """
+    sure, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
+    members = np.minimum((sure * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(members, weights=right - sure)).sum() / len(labels))
+
+
+def words(numbers):
+    """Class numbers as one line of a report's JSON."""
+    return " ".join(map(str, numbers))
 
 
 # --- The autoencoder ------------------------------------------------------------------------------------------------
@@ -247,7 +272,7 @@ def show(value, digits):
     return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
 
 
-def write_report(name, test, text, folds, summary):
+def write_report(name, test, text, folds, summary, **more):
     """Print the report and write it, and its figures as JSON with the record of each training."""
     import common
 
@@ -255,9 +280,9 @@ def write_report(name, test, text, folds, summary):
     before = checkpoints_of(path) - {fold["record"]["checkpoint_sha256"] for fold in folds.values() if fold["record"]}
     if before:
         print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
-    data = {"source": test.source, "test_images": len(test.images), "test_sha256": test.sha256}
+    data = {"source": test.source, "prefix": test.prefix, "test_images": len(test.images), "test_sha256": test.sha256}
     common.commit_text(path.with_suffix(".txt"), f"{text}\n")
-    common.commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds})
+    common.commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
     print(f"{text}\n{path.with_suffix('.txt')}, .json and the plots {IMAGES / name}_*.png are written")
 
 

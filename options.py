@@ -73,6 +73,13 @@ def class_list(text):
     return words
 
 
+def run_words(text):
+    """'cnn autoencoder_cls_noaug' -> the names of runs."""
+    if not re.fullmatch(r"\s*[\w-]+(\s+[\w-]+)*\s*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} names no runs; they are such as cnn autoencoder_cls_noaug")
+    return text.split()
+
+
 def file_path(text):
     if not text:
         raise argparse.ArgumentTypeError("an empty text is no path; leave the option out, or give a file")
@@ -179,6 +186,22 @@ OPTIONS = {
     "force": (
         "FORCE",
         {"action": "store_true", "help": "train again, and replace what is there when that is finished"},
+    ),
+    "runs": (
+        "RUNS",
+        {
+            "type": run_words,
+            "metavar": "NAMES",
+            "help": "runs to compare (default: the most that are of the same data)",
+        },
+    ),
+    "baseline": (
+        "BASELINE",
+        {
+            "type": run_words,
+            "metavar": "NAME",
+            "help": "the run to compare with (default: a classifier's scratch control, else cnn)",
+        },
     ),
     "if-missing": (None, {"action": "store_true", "help": "do nothing where this autoencoder exists already"}),
     "model-path": (

@@ -60,6 +60,7 @@ NAME, LIST = (
     "may hold letters, digits and '-' only, 40 at most",
     "is not a list such as bird,deer,truck or 2,4,9, or none",
 )
+RUN_NAMES = "names no runs; they are such as cnn autoencoder_cls_noaug"
 NO_PATH, UNPRINTABLE = (
     "an empty text is no path; leave the option out, or give a file",
     "holds what cannot be printed; rename the file",
@@ -97,6 +98,13 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options"
     "train_cnn --data 'a\nb.npz'": rf"argument --data: 'a\nb.npz' {UNPRINTABLE}",
     "train_autoencoder --data \udcff.npz": rf"argument --data: '\udcff.npz' {UNPRINTABLE}",  # a byte that is no UTF-8
     "train_autoencoder --target sharp": like("argument --target: invalid choice: 'sharp' {}"),
+    "train_ae_classifier --encoder warm": like("argument --encoder: invalid choice: 'warm' {}"),
+    "train_cnn --encoder scratch": "unrecognized arguments: --encoder scratch",
+    "compare --runs ''": f"argument --runs: '' {RUN_NAMES}",
+    "compare --runs 'cnn ../up'": f"argument --runs: 'cnn ../up' {RUN_NAMES}",
+    "compare --baseline '$(touch pwned)'": f"argument --baseline: '$(touch pwned)' {RUN_NAMES}",
+    "compare --baseline a/b": f"argument --baseline: 'a/b' {RUN_NAMES}",
+    "compare --data digits": "unrecognized arguments: --data digits",
     "train_autoencoder --noaug=1": "argument --noaug: ignored explicit argument '1'",
     "train_ae_classifier --modified=yes": "argument --modified: ignored explicit argument 'yes'",
     "train_cnn --force=": "argument --force: ignored explicit argument ''",
@@ -117,7 +125,16 @@ COMBINATIONS = {
     ),
     "evaluate --model cnn --noaug": "--noaug and --target choose an autoencoder, and a cnn has none; leave them out",
     "evaluate --model cnn --model-path a.keras --name b": (
-        "--model-path names the file, so --noaug, --target and --name have nothing to choose"
+        "--model-path names the file, so --noaug, --target, --encoder and --name have nothing to choose"
+    ),
+    "train_ae_classifier --encoder scratch --noaug": (
+        "--encoder scratch takes no autoencoder, so --noaug and --target have none to choose; leave them out"
+    ),
+    "evaluate --model autoencoder_cls --encoder random --target original": (
+        "--encoder random takes no autoencoder, so --noaug and --target have none to choose; leave them out"
+    ),
+    "evaluate --model cnn --encoder scratch": (
+        "--encoder chooses among classifiers on an autoencoder, cnn is none; leave it out"
     ),
 }
 

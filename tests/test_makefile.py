@@ -19,6 +19,7 @@ SCRIPTS = {
     "ae_cls": "train_ae_classifier.py",
     "mod_ae_cls": "train_ae_classifier.py",
     "test-eval": "evaluate.py",
+    "compare": "compare.py",
 }
 
 # In place of a Python with the packages: logs its arguments when it starts and when it is done. Where TOGETHER is set,
@@ -202,6 +203,13 @@ def test_one_autoencoder_for_all_who_need_it(project):
     assert moments[:2] == [("start", "train_autoencoder.py"), ("end", "train_autoencoder.py")]
     assert moments[2:4] == [("start", "evaluate.py"), ("end", "evaluate.py")]
     assert moments.count(("start", "train_autoencoder.py")) == 2  # the second with --if-missing
+
+
+def test_compare(project):
+    project.make("compare", "RUNS=cnn  autoencoder_cls", "BASELINE=cnn", "NAME=a")
+    project.make("compare")
+    first = ["compare.py", "--name=a", "--runs=cnn  autoencoder_cls", "--baseline=cnn"]
+    assert project.calls() == [first, ["compare.py"]]
 
 
 def test_test_eval(project):

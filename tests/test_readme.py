@@ -23,7 +23,7 @@ def test_the_benchmark_is_the_published_one():
 def trainings():
     """The first fold of the reports of both precisions: {precision: [of seed 0, 1, 2]}."""
     return {
-        precision: [published(f"cnn_{precision}-seed{seed}_report")["folds"]["1"] for seed in range(3)]
+        precision: [published(f"precision/cnn_{precision}-seed{seed}_report")["folds"]["1"] for seed in range(3)]
         for precision in ("float32", "bfloat16")
     }
 

@@ -20,6 +20,7 @@ from conftest import files_of_autoencoder, files_of_classifier
 from matplotlib.image import imread
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics
+from sklearn.calibration import calibration_curve
 
 import common
 import evaluate
@@ -250,6 +251,21 @@ def test_the_log_names_what_is_taken_and_frozen(study):
 # --- Reports --------------------------------------------------------------------------------------------------------
 
 
+def calibration_error(labels, probabilities):
+    """By scikit-learn's calibration curve of fifteen bins, each weighted by its pictures."""
+    right, sure = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+    shares, means = calibration_curve(right, sure, n_bins=15)
+    counts, _ = np.histogram(sure, np.linspace(0, 1, 16))
+    return np.abs(shares - means) @ counts[counts > 0] / len(labels)
+
+
+def test_calibration_error_of_known_cases():
+    sure = np.array([[0.9, 0.1]] * 10)
+    assert evaluate.calibration_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0)
+    assert evaluate.calibration_error(sure, np.ones(10, int)) == pytest.approx(0.9)
+    assert evaluate.calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0  # 1 belongs to the last bin
+
+
 def assert_figures(fold, labels, probabilities, class_names):
     """The figures of a fold in a report's JSON, computed here from the probabilities."""
     predicted = probabilities.argmax(axis=1)
@@ -258,6 +274,8 @@ def assert_figures(fold, labels, probabilities, class_names):
     assert fold["macro_f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
     assert fold["recall"] == pytest.approx(dict(zip(class_names, recall, strict=True)))
     assert np.array_equal(fold["confusion"], metrics.confusion_matrix(labels, predicted))
+    assert predicted.tolist() == [int(number) for number in fold["predicted"].split(" ")]
+    assert fold["calibration_error"] == pytest.approx(calibration_error(labels, probabilities))
     assert fold["loss"] == pytest.approx(-np.log(probabilities[np.arange(len(labels)), labels]).mean(), rel=1e-4)
 
 
@@ -278,13 +296,29 @@ def test_a_report_has_sklearns_layout_and_its_figures_follow_from_the_saved_prob
     text = Path(f"imgs/{name}_report.txt").read_text()
     assert text.startswith(f"{expected}{name}: mean ± standard deviation over {len(folds)} fold")
     assert text in inside.said["evaluate", words]
-    assert found["data"]["test_images"] == len(labels)
+    assert found["data"]["test_images"] == len(labels) and found["data"]["prefix"] == "pictures"
+    assert labels.tolist() == [int(number) for number in found["labels"].split(" ")]
+
+
+def test_the_ensemble_is_the_mean_probability_of_the_folds(inside):
+    every = []
+    for fold in (1, 2):
+        with np.load(f"checkpoints/pictures_cnn_fold{fold}_predictions.npz") as file:
+            labels = file["labels"]
+            every.append(file["probabilities"].astype(np.float64))
+    found = report("pictures_cnn")["ensemble"]
+    assert_figures(found, labels, (every[0] + every[1]) / 2, record("pictures_cnn_fold1")["data"]["class_names"])
+    text = Path("imgs/pictures_cnn_report.txt").read_text().splitlines()[-1]
+    said = f"accuracy {found['accuracy']:.4f}, macro F1 {found['macro_f1']:.4f}"
+    assert text == f"ensemble of the 2 folds (mean probability): {said}"
+    assert "ensemble" not in report("pictures_autoencoder_cls_noaug")
 
 
 def test_the_summary_is_mean_and_sample_standard_deviation_over_folds(inside):
     found, text = report("pictures_cnn"), Path("imgs/pictures_cnn_report.txt").read_text()
     folds = [found["folds"][fold] for fold in ("1", "2")]
     values = {"accuracy": [fold["accuracy"] for fold in folds], "macro F1": [fold["macro_f1"] for fold in folds]}
+    values["calibration error"] = [fold["calibration_error"] for fold in folds]
     values |= {f"recall {name}": [fold["recall"][name] for fold in folds] for name in ("bird", "deer", "truck")}
     assert found["summary"].keys() == values.keys()
     for title, (one, two) in values.items():
@@ -376,7 +410,7 @@ def test_a_class_may_be_called_as_a_line_of_sklearns_report():
 
 def write_report(*checkpoints, name="a"):
     """Write a report of folds with these hashes (None: a file without a record); returns what was printed."""
-    test = SimpleNamespace(source="pictures", images=[0], sha256="0")
+    test = SimpleNamespace(source="pictures", prefix="pictures", images=[0], sha256="0")
     folds = {number: {"record": known and {"checkpoint_sha256": known}} for number, known in enumerate(checkpoints, 1)}
     with contextlib.redirect_stdout(io.StringIO()) as said:
         evaluate.write_report(name, test, "the figures", folds, {})
@@ -479,7 +513,10 @@ def test_the_quality_of_fewer_pictures_than_there_are_cores(borrow, monkeypatch,
     [
         ("--model cnn --noaug", "--noaug and --target choose an autoencoder, and a cnn has none; leave them out"),
         ("--model cnn --target original", "--noaug and --target choose an autoencoder, and a cnn has none"),
-        ("--model cnn --model-path a.keras --name b", "--model-path names the file, so --noaug, --target and --name"),
+        (
+            "--model cnn --model-path a.keras --name b",
+            "--model-path names the file, so --noaug, --target, --encoder and --name",
+        ),
         ("--model autoencoder --model-path a.keras --noaug", "--model-path names the file, so --noaug, --target"),
     ],
 )
@@ -660,7 +697,7 @@ def test_an_autoencoder_of_other_images_is_not_taken(inside, words):
 
 def test_an_autoencoder_of_another_split_of_the_same_images_is_taken(inside):
     args = SimpleNamespace(data=DATA, reduced=["2", "4", "9"], keep=None, val=0.2, seed=0)
-    args = SimpleNamespace(**vars(args), noaug=True, target="augmented", name="other")
+    args = SimpleNamespace(**vars(args), noaug=True, target="augmented", encoder="frozen", name="other")
     run, _ = common.find_autoencoder(args, common.prepare_fold(args, 2))
     assert run.name == AUTOENCODER
 

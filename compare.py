@@ -1,0 +1,439 @@
+"""Compare finished and evaluated classifiers on the same data: differences, with their uncertainty. Trains nothing.
+
+Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png. Without --runs it
+takes the largest group of runs on the same pictures, and says what it leaves out.
+"""
+
+import dataclasses
+import json
+import textwrap
+
+import numpy as np
+
+import options
+from evaluate import BLUE, ORANGE, new_figure, save, show, spread
+from options import IMAGES, InputError
+
+LEVEL = 0.95
+DRAWS = 10_000  # of the bootstrap
+FOLDS_TO_TEST = 3
+REPORT = {  # the form of what is read of a report
+    "run": str,
+    "data": {"source": str, "prefix": str, "test_images": int, "test_sha256": str},
+    "labels": str,
+    "folds": dict,
+}
+FIGURES = {"accuracy": float, "macro_f1": float, "calibration_error": float, "recall": dict, "predicted": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """The report of one run: {number of a fold: its figures and its record}, the ensemble's figures or None."""
+
+    name: str
+    folds: dict
+    ensemble: dict | None
+    data: dict
+    labels: np.ndarray
+
+    @property
+    def record(self):
+        """That of one fold; they differ in the fold alone."""
+        return next(iter(self.folds.values()))["record"]
+
+    @property
+    def settings(self):
+        return self.record["settings"]
+
+    @property
+    def same_data(self):
+        """What two runs must have in common to be compared: {what it is: its value}."""
+        return {
+            "the training pictures": self.settings["sha256"],
+            "the images kept of reduced classes": self.settings["kept_sha256"],
+            "the test pictures": self.data["test_sha256"],
+            "VAL": self.settings["val"],
+            "SEED": self.settings["seed"],
+        }
+
+    def predicted(self, fold):
+        return np.array(self.folds[fold]["predicted"].split(), int)
+
+    @property
+    def reduced(self):
+        """Names of the reduced classes."""
+        return [self.record["data"]["class_names"][number] for number in self.settings["reduced"]]
+
+
+def main(argv=None):
+    args = options.parse(__doc__, ["runs", "baseline", "name"], argv)
+
+    import common  # after the options, so that --help and refusals do not wait for TensorFlow
+
+    runs, autoencoders, unusable = read_reports()
+    if args.runs:
+        chosen, left_out = require_runs(args.runs, runs, unusable), {}
+    else:
+        chosen, left_out = largest_group(runs)
+        left_out |= unusable
+    baselines = {run.name: find_baseline(run, chosen, args.baseline) for run in chosen}
+    compared = compare_all([(run, baselines[run.name]) for run in chosen if baselines[run.name]])
+
+    content = {
+        "data": chosen[0].data,
+        "runs": {run.name: figures_of(run, autoencoders) for run in chosen},
+        "comparisons": compared,
+        "left_out": left_out,
+    }
+    text = "\n\n".join([*tables(content), *paragraphs(content)])
+    name = options.run_name("comparison", chosen[0].data["prefix"], name=args.name)
+    common.commit_text(IMAGES / f"{name}.txt", f"{text}\n")
+    common.commit_json(IMAGES / f"{name}.json", {**content, "text": text})
+    files = f"{IMAGES / name}.txt, .json"
+    if compared:
+        plot_differences(compared, f"{name}.png")
+        files += " and .png"
+    print(f"{text}\n\n{files} are written")
+
+
+# --- What there is to compare ---------------------------------------------------------------------------------------
+
+
+def read_reports():
+    """(Classifiers as Evaluated, {SHA-256 of an autoencoder: its figures}, {name: why a report cannot be used})."""
+    import common
+
+    runs, autoencoders, unusable = [], {}, {}
+    for path in sorted(IMAGES.glob("*_report.json")):
+        name = path.name.removesuffix("_report.json")
+        try:
+            with common.reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
+                report = json.loads(path.read_text(encoding="utf-8"))
+                if next(iter(report["summary"])).startswith("PSNR"):
+                    record = report["folds"]["1"]["record"]
+                    if record:
+                        autoencoders[record["checkpoint_sha256"]] = {"name": name, **report["summary"]}
+                elif any(fold["record"] is None for fold in report["folds"].values()):
+                    unusable[name] = "it was evaluated without a record of its training"
+                else:
+                    runs.append(evaluated(report))
+        except InputError as error:
+            unusable[name] = str(error)
+    names = {run.name: run for run in runs}
+    for path in sorted(options.CHECKPOINTS.glob("*_fold*.keras")):
+        name, _, fold = path.stem.rpartition("_fold")
+        if name not in unusable and (name not in names or int(fold) not in names[name].folds):
+            unusable[path.stem] = "it is finished, but not evaluated: run make test-eval"
+    return runs, autoencoders, unusable
+
+
+def evaluated(report):
+    """A classifier's report as Evaluated. Raises ValueError where it lacks something or does not fit together."""
+    import common
+
+    if not common.has_form(report, REPORT):
+        raise ValueError("it lacks what reports hold")
+    labels = np.array(report["labels"].split(), int)
+    folds = {int(number): fold for number, fold in report["folds"].items()}
+    form = {**FIGURES, "record": {**common.RECORD, "parameters": int, "trainable_parameters": int, "seconds": float}}
+    if not all(common.has_form(fold, form) for fold in folds.values()):
+        raise ValueError("a fold lacks what reports hold")
+    run = Evaluated(report["run"], folds, report.get("ensemble"), report["data"], labels)
+    for number, fold in folds.items():
+        if not np.isclose(np.mean(run.predicted(number) == labels), fold["accuracy"]):
+            raise ValueError(f"the accuracy of fold {number} is not that of its predictions")
+    return run
+
+
+def require_runs(names, runs, unusable):
+    """The runs called `names`. Raises InputError where one is not there, or is of other data than the first."""
+    by_name = {run.name: run for run in runs}
+    for name in names:
+        if name in unusable:
+            raise InputError(f"{name} cannot be compared: {unusable[name]}")
+        if name not in by_name:
+            there = ", ".join(sorted(by_name)) or "none"
+            raise InputError(f"there is no report of a classifier {name!r} in {IMAGES}; there are: {there}")
+    chosen = [by_name[name] for name in dict.fromkeys(names)]
+    if len(chosen) < 2:
+        raise InputError("one run alone compares with nothing; give RUNS two and more")
+    for run in chosen:
+        if differing := difference_of_data(chosen[0], run):
+            raise InputError(f"{chosen[0].name} and {run.name} cannot be compared: {differing}; leave one of them out")
+    return chosen
+
+
+def largest_group(runs):
+    """(The most runs on the same data; of as many, those with the most folds; {name of another run: why not})."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(tuple(run.same_data.values()), []).append(run)
+    chosen = max(groups.values(), key=lambda group: (len(group), sum(len(run.folds) for run in group)), default=[])
+    if len(chosen) < 2:
+        raise InputError(
+            f"there are no two evaluated classifiers on the same data in {IMAGES}: run `make cnn` and `make ae_cls`"
+        )
+    left_out = [run for run in runs if run not in chosen]
+    return chosen, {run.name: difference_of_data(chosen[0], run) for run in left_out}
+
+
+def difference_of_data(first, second):
+    """In what two runs' data differ, in words, or ''."""
+    differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
+    splits = [
+        number
+        for number in first.folds.keys() & second.folds.keys()
+        if first.folds[number]["record"]["data"]["train_sha256"]
+        != second.folds[number]["record"]["data"]["train_sha256"]
+    ]
+    if splits and not differing:
+        differing = [f"the split of fold {min(splits)}"]
+    return f"{', '.join(differing)} differ" if differing else ""
+
+
+def is_control(other, run):
+    """True where `other` is the network of `run` trained from scratch, and `run` is not."""
+    return other.settings["model"] == run.settings["model"] and (
+        other.settings.get("encoder") == "scratch" != run.settings.get("encoder")
+    )
+
+
+def find_baseline(run, runs, wanted):
+    """What `run` is compared with: the run named `wanted`, else its own scratch control, else the CNN; or None."""
+    if wanted:
+        baseline = next((other for other in runs if [other.name] == wanted), None)
+        if not baseline:
+            raise InputError(
+                f"BASELINE={' '.join(wanted)} is none of the runs compared: {', '.join(r.name for r in runs)}"
+            )
+        return None if baseline is run else baseline
+
+    def nearest(candidates):  # of several, the one of the same NAME
+        unlike = {other.name: len({*run.name.split("_")} ^ {*other.name.split("_")}) for other in candidates}
+        return min(candidates, key=lambda other: unlike[other.name], default=None)
+
+    if run.settings["model"] == "cnn":
+        return None
+    return nearest([other for other in runs if is_control(other, run)]) or nearest(
+        [other for other in runs if other.settings["model"] == "cnn"]
+    )
+
+
+# --- Statistics -----------------------------------------------------------------------------------------------------
+
+
+def corrected_t_test(differences, share):
+    """Corrected resampled t-test of differences over folds, whose training sets overlap: (low, high, p), two-sided.
+
+    `share` of the images is held out in each fold; the variance of the mean is s^2 (1 / folds + share / (1 - share)).
+    Nadeau and Bengio 2003, Inference for the Generalization Error.
+    """
+    from scipy import stats
+
+    folds, mean = len(differences), np.mean(differences)
+    error = np.sqrt(np.var(differences, ddof=1) * (1 / folds + share / (1 - share)))
+    if error == 0:
+        return mean, mean, float(mean == 0)
+    low, high = stats.t.interval(LEVEL, folds - 1, mean, error)
+    return low, high, 2 * stats.t.sf(abs(mean / error), folds - 1)
+
+
+def paired_bootstrap(differences, seed=0):
+    """Bootstrap of the mean difference over test images: (low, high, p), percentile interval, two-sided.
+
+    `differences` (n,): of each image, how much more often one model is right than the other. Conditional on the trained
+    models: it says nothing of what another training would have given.
+    """
+    levels, counts = np.unique(differences, return_counts=True)
+    n = len(differences)
+    # Resampling n images is drawing how often each of the few levels comes.
+    means = np.random.default_rng(seed).multinomial(n, counts / n, DRAWS) @ levels / n
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    beyond = min(np.sum(means <= 0), np.sum(means >= 0))
+    return low, high, min(1.0, 2 * (beyond + 1) / (DRAWS + 1))
+
+
+def holm(p_values):
+    """p-values adjusted for their number (Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure)."""
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values)
+    adjusted = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    return np.minimum(adjusted, 1)[np.argsort(order)]
+
+
+def compare_all(pairs):
+    """Differences in accuracy of (run, baseline) pairs on the folds that both have: a list of figures for each pair."""
+    compared = [compare(run, baseline, sorted(run.folds.keys() & baseline.folds.keys())) for run, baseline in pairs]
+    tested = [row for row in compared if row["t_test"]]
+    for row, p in zip(tested, holm([row["t_test"]["p"] for row in tested]), strict=True):
+        row["t_test"]["p_holm"] = float(p)
+    return compared
+
+
+def compare(run, baseline, folds):
+    import common
+
+    if not folds:
+        raise InputError(f"{run.name} and {baseline.name} have no fold in common: train one, or leave one of them out")
+    right, other = (
+        np.array([each.predicted(fold) == each.labels for fold in folds], float) for each in (run, baseline)
+    )
+    differences = right.mean(axis=1) - other.mean(axis=1)
+    tested = len(folds) >= FOLDS_TO_TEST
+    settings = [
+        {key: value for key, value in each.settings.items() if key not in ("model", "encoder") and "sha256" not in key}
+        for each in (run, baseline)
+    ]
+    return {
+        "run": run.name,
+        "baseline": baseline.name,
+        "control": is_control(baseline, run) and run.settings.get("encoder") in options.PRETRAINED,
+        "folds": folds,
+        "differences": differences.tolist(),
+        "mean": float(differences.mean()),
+        "t_test": interval(corrected_t_test(differences, run.settings["val"])) if tested else None,
+        "bootstrap": interval(paired_bootstrap((right - other).mean(axis=0))),
+        "unlike": common.differing_settings(*settings, "{} {} and {}"),
+    }
+
+
+def interval(low_high_p):
+    return dict(zip(("low", "high", "p"), map(float, low_high_p), strict=True))
+
+
+# --- What is said of it ---------------------------------------------------------------------------------------------
+
+
+def figures_of(run, autoencoders):
+    """Mean and standard deviation over folds of what a run scored and cost, and the figures of its ensemble."""
+
+    def over_folds(figure):
+        return spread([figure(fold) for fold in run.folds.values()])
+
+    scores = {key: over_folds(lambda fold, key=key: fold[key]) for key in ("accuracy", "macro_f1", "calibration_error")}
+    return {
+        "folds": sorted(run.folds),
+        **scores,
+        "recall": {name: over_folds(lambda fold, name=name: fold["recall"][name]) for name in run.reduced},
+        "epochs": over_folds(lambda fold: len(fold["record"]["history"]["loss"])),
+        "minutes": over_folds(lambda fold: fold["record"]["seconds"] / 60),
+        "parameters": run.record["parameters"],
+        "trainable_parameters": run.record["trainable_parameters"],
+        "autoencoder": autoencoders.get(run.settings.get("autoencoder_sha256")),
+        "ensemble": run.ensemble and {key: run.ensemble[key] for key in (*scores, "recall")},
+    }
+
+
+def tables(content):
+    """The table of the runs and, where there are comparisons, that of the differences."""
+    from common import markdown_table
+
+    runs = content["runs"]
+    reduced = list(next(iter(runs.values()))["recall"])
+    head = ["run", "folds", "accuracy", "macro F1", *(f"recall {name}" for name in reduced), "calibration error"]
+    head += ["parameters (trainable)", "epochs", "minutes a fold", "autoencoder's PSNR, SSIM"]
+    rows = [head]
+    for name, run in runs.items():
+        scores = [show(run[key], 3) for key in ("accuracy", "macro_f1")]
+        scores += [show(run["recall"][of], 3) for of in reduced] + [show(run["calibration_error"], 3)]
+        costs = [f"{run['parameters']:,} ({run['trainable_parameters']:,})", show(run["epochs"], 0)]
+        quality = run["autoencoder"]
+        quality = f"{quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f}" if quality else ""
+        rows.append([name, str(len(run["folds"])), *scores, *costs, show(run["minutes"], 0), quality])
+        if together := run["ensemble"]:
+            scores = [together[key] for key in ("accuracy", "macro_f1")]
+            scores += [together["recall"][of] for of in reduced] + [together["calibration_error"]]
+            rows.append(["its ensemble", "", *(f"{score:.3f}" for score in scores), "", "", "", ""])
+    found = [markdown_table(rows)]
+    if content["comparisons"]:
+        rows = [["accuracy, in points", "folds", "difference", "95 % over folds", "p", "p (Holm)"]]
+        rows[0] += ["95 % over test images", "p"]
+        for row in content["comparisons"]:
+            test, images = row["t_test"], row["bootstrap"]
+            over_folds = [between(test), show_p(test["p"]), show_p(test["p_holm"])] if test else ["", "", ""]
+            difference = f"{100 * row['mean']:+.1f}"
+            pair = f"{row['run']} - {row['baseline']}"
+            rows.append([pair, str(len(row["folds"])), difference, *over_folds, between(images), show_p(images["p"])])
+        found.append(markdown_table(rows))
+    return found
+
+
+def between(found):
+    return f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+
+
+def show_p(p):
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def paragraphs(content):
+    """What can be concluded and what cannot, in plain words; then what was left out."""
+    compared = content["comparisons"]
+    controlled = [row for row in compared if row["control"]]
+    others = [row for row in compared if not row["control"]]
+    if controlled:
+        said = [
+            "Does a pretrained encoder help, beside the same network trained from scratch?",
+            *map(finding, controlled),
+        ]
+    else:
+        said = [
+            "Whether a pretrained encoder helps cannot be concluded: that takes the same network trained from scratch "
+            "(ENCODER=scratch); a gain over another network may be its depth."
+        ]
+    if others:
+        said += ["Besides:", *map(finding, others)]
+    said.append(f"All on {content['data']['test_images']:,} test images of {content['data']['source']}.")
+    if compared:
+        said.append(
+            "Over folds: corrected resampled t-test, p adjusted by Holm's method; it holds where chance in training "
+            "outweighs what the folds share: the test images, the autoencoder and most training images. Over test "
+            "images: paired bootstrap, conditional on the trained models."
+        )
+    left_out = "\n".join(f"- {name}: {reason}" for name, reason in content["left_out"].items())
+    return [textwrap.fill(" ".join(said), 120), *([f"Left out:\n{left_out}"] if left_out else [])]
+
+
+def finding(row):
+    """One comparison as a sentence."""
+    test = row["t_test"]
+    if not test:
+        verdict = f"cannot be tested on fewer than {FOLDS_TO_TEST} folds against"
+    elif test["p_holm"] >= 1 - LEVEL:
+        verdict = "is not shown to differ from"
+    else:
+        verdict = "is better than" if row["mean"] > 0 else "is worse than"
+    figures = f"{100 * row['mean']:+.1f} points of accuracy on fold{'s'[: len(row['folds']) > 1]} "
+    figures += ", ".join(map(str, row["folds"]))
+    if test:
+        figures += f"; 95 % interval {between(test)}; p {show_p(test['p_holm'])}"
+    unlike = f" They differ in more than the network: {row['unlike']}." if row["unlike"] else ""
+    return f"{row['run']} {verdict} {row['baseline']} ({figures}).{unlike}"
+
+
+def plot_differences(compared, filename):
+    """Each comparison's difference, on every fold and on average, with both intervals."""
+    figure, axes = new_figure(size=(8, 1.6 + 0.8 * len(compared)))
+    for place, row in enumerate(compared):
+        points = 100 * np.array(row["differences"])
+        axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
+        for found, height, color, label in (
+            (row["t_test"], -0.16, BLUE, "mean, 95 % over folds"),
+            (row["bootstrap"], 0.16, ORANGE, "mean, 95 % over test images"),
+        ):
+            if found:
+                ends = 100 * np.array([found["low"], found["high"]])
+                axes.plot(ends, [place + height] * 2, color=color, linewidth=2)
+                axes.plot(points.mean(), place + height, "D", color=color, markersize=5, label=label)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(compared)), [f"{row['run']}\n- {row['baseline']}" for row in compared], fontsize=9)
+    axes.set_ylim(len(compared) - 0.5, -0.5)
+    axes.set(xlabel="difference in test accuracy, percentage points", title="Each run against its baseline")
+    axes.grid(axis="x", alpha=0.3)
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
+    save(figure, filename)
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,384 @@
+"""The comparison: its statistics against known answers and by simulation, its choice of runs, what it says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import CLASSES
+from scipy import stats
+
+import compare
+import options
+from options import InputError
+
+IMAGES = 2000
+LABELS = np.arange(IMAGES) % 10
+AUTOENCODER = "a" * 64
+
+
+def fold_figures(number, settings, right, seed=0):
+    """A fold as evaluate.py reports it, of which this share of the test images is right."""
+    random = np.random.default_rng([seed, number])
+    wrong = random.permutation(IMAGES)[round(right * IMAGES) :]
+    predicted = LABELS.copy()
+    predicted[wrong] = (LABELS[wrong] + random.integers(1, 10, len(wrong))) % 10
+    hits = predicted == LABELS
+    record = {
+        "settings": settings,
+        "data": {
+            "source": "cifar10.npz",
+            **{key: settings[key] for key in ("sha256", "kept_sha256", "reduced")},
+            "train_sha256": f"split {number} of {settings['seed']}",
+            "class_names": list(CLASSES),
+            "train_counts": [],
+            "val_counts": [],
+        },
+        "history": {key: [1.0] * 12 for key in ("loss", "val_loss", "accuracy", "val_accuracy")},
+        "best_epoch": 7,
+        "checkpoint_sha256": f"{seed} {number}",
+        "parameters": 2_170_378,
+        "trainable_parameters": 2_170_122,
+        "seconds": 600.0 + 60 * number,
+    }
+    return {
+        "accuracy": float(hits.mean()),
+        "macro_f1": float(hits.mean()) - 0.01,
+        "calibration_error": 0.02,
+        "recall": {name: float(hits[label == LABELS].mean()) for label, name in enumerate(CLASSES)},
+        "predicted": " ".join(map(str, predicted)),
+        "record": record,
+    }
+
+
+def write(name, right, encoder=None, test_sha256="t", **changed):
+    """Write the report of a run: `right` is {fold: share of the test images that is right}."""
+    model = next(model for model in sorted(options.MODELS, key=len, reverse=True) if name.startswith(model))
+    settings = {"model": model, "seed": 0, "val": 0.15, "epochs": 12, "sha256": "s", "kept_sha256": "k"}
+    settings |= {"reduced": [2, 4, 9], "encoder": encoder} if encoder else {"reduced": [2, 4, 9]}
+    settings |= {"autoencoder_sha256": AUTOENCODER} if encoder in options.PRETRAINED else {}
+    folds = {
+        str(number): fold_figures(number, {**settings, **changed}, share, seed=len(name) + encoder_number(encoder))
+        for number, share in right.items()
+    }
+    data = {"source": "cifar10.npz", "prefix": "", "test_images": IMAGES, "test_sha256": test_sha256}
+    report = {
+        "run": name,
+        "data": data,
+        "summary": {"accuracy": {}},
+        "folds": folds,
+        "labels": " ".join(map(str, LABELS)),
+    }
+    if len(folds) > 1:
+        report["ensemble"] = {**folds["1"], "accuracy": 0.8123}
+    path = options.IMAGES / f"{name}_report.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report))
+    return path
+
+
+def encoder_number(encoder):
+    return 100 * options.ENCODERS.index(encoder) if encoder else 0
+
+
+def run(words=()):
+    compare.main(list(words))
+    return json.loads((options.IMAGES / "comparison.json").read_text())
+
+
+@pytest.fixture
+def study(workdir):
+    """Reports of a CNN, a classifier on an autoencoder, its control, and of that autoencoder."""
+    write("cnn", dict(enumerate([0.70, 0.71, 0.72, 0.71, 0.70], 1)))
+    write("autoencoder_cls_scratch", dict(enumerate([0.74, 0.75, 0.73], 1)), "scratch")
+    write("autoencoder_cls_noaug", dict(enumerate([0.80, 0.805, 0.79], 1)), "frozen")
+    summary = {"PSNR (dB)": {"mean": 23.04, "std": 1}, "SSIM": {"mean": 0.769, "std": 1}}
+    record = {"checkpoint_sha256": AUTOENCODER}
+    report = {"run": "autoencoder_noaug", "summary": summary, "folds": {"1": {"record": record}}}
+    (options.IMAGES / "autoencoder_noaug_report.json").write_text(json.dumps(report))
+    return workdir
+
+
+# --- Statistics ---
+
+
+def test_without_overlap_the_corrected_test_is_students():
+    differences = np.random.default_rng(0).normal(1, 2, 9)
+    plain = stats.ttest_1samp(differences, 0)
+    found = compare.corrected_t_test(differences, 1e-12)
+    assert found == pytest.approx((*plain.confidence_interval(0.95), plain.pvalue))
+
+
+def test_the_correction_is_nadeau_and_bengios():
+    # Mean 2, s^2 = 2.5; by hand: variance of the mean 2.5 (1/5 + 15/85), t = 2 / sqrt(0.941176) = 2.06155, 4 degrees.
+    low, high, p = compare.corrected_t_test([0, 1, 2, 3, 4], 0.15)
+    assert p == pytest.approx(2 * stats.t.sf(2.0615528, 4))
+    assert (low, high) == pytest.approx((2 - 2.7764451 * 0.9701425, 2 + 2.7764451 * 0.9701425))
+
+
+@pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (0.1, 0.0)])
+def test_differences_that_are_all_the_same(value, p):
+    assert compare.corrected_t_test([value] * 3, 0.15) == pytest.approx((value, value, p))
+
+
+def test_holm_on_a_published_case():
+    # p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm") of R's documentation of the method
+    assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert compare.holm([0.6, 0.7]).tolist() == [1, 1]
+    assert compare.holm([]).tolist() == []
+
+
+def test_bootstrap_is_scipys():
+    random = np.random.default_rng(1)
+    right, other = random.random((3, 500)) < 0.75, random.random((3, 500)) < 0.70
+    differences = right.mean(axis=0) - other.mean(axis=0)
+    low, high, p = compare.paired_bootstrap(differences)
+    expected = stats.bootstrap((differences,), np.mean, n_resamples=10_000, method="percentile", random_state=2)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval), abs=0.003)
+    share_below = (expected.bootstrap_distribution <= 0).mean()
+    assert p == pytest.approx(2 * share_below, abs=0.03)
+    assert 0.05 < p < 0.5
+    assert compare.paired_bootstrap(-differences)[2] == pytest.approx(p, abs=0.03)
+    assert compare.paired_bootstrap(np.zeros(10)) == (0, 0, 1)
+
+
+def online_perceptrons(random, studies, gap, folds=5, share=0.15, images=300, features=10):
+    """Differences in accuracy, (studies, folds), of two learners whose training sets overlap as those of folds do.
+
+    Each study draws its images anew, two sets of features of them, and `folds` random subsets; a perceptron that goes
+    once through a subset in random order learns from each set. The first set tells the classes apart better by `gap`.
+    """
+    labels, test_labels = (np.where(random.random((studies, count)) < 0.5, -1.0, 1.0) for count in (images, 1000))
+    sets = []
+    for distance in (1 + gap, 1):
+        shift = distance / np.sqrt(features)
+        train, test = (random.normal(size=(*y.shape, features)) + shift * y[..., None] for y in (labels, test_labels))
+        sets.append((train, test))
+    differences, study = np.empty((studies, folds)), np.arange(studies)
+    for fold in range(folds):
+        subset = np.argsort(random.random((studies, images)), axis=1)[:, : round(images * (1 - share))]
+        accuracies = []
+        for train, test in sets:
+            weights = np.zeros((studies, features))
+            for row in random.permuted(subset, axis=1).T:
+                x, y = train[study, row], labels[study, row]
+                wrong = np.einsum("sf,sf->s", weights, x) * y <= 0
+                weights += (wrong * y)[:, None] * x
+            accuracies.append((np.einsum("stf,sf->st", test, weights) * test_labels > 0).mean(axis=1))
+        differences[:, fold] = accuracies[0] - accuracies[1]
+    return differences
+
+
+def rejected(differences):
+    return np.mean([compare.corrected_t_test(one, 0.15)[2] < 0.05 for one in differences])
+
+
+def test_false_alarms_with_overlapping_training_sets():
+    differences = online_perceptrons(np.random.default_rng(0), 1500, gap=0)
+    assert abs(differences.mean()) < 0.01  # no difference is planted
+    assert rejected(differences) <= 0.07
+    plain = np.mean(stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05)
+    assert plain > 0.08  # what the correction is for
+
+
+def test_power_against_a_planted_difference():
+    differences = online_perceptrons(np.random.default_rng(1), 500, gap=0.4)
+    assert 0.09 < differences.mean() < 0.11 and 0.04 < differences.std() < 0.06  # ten points, two deviations
+    assert rejected(differences) >= 0.7
+    assert rejected(differences[:, :3]) < rejected(differences)
+
+
+# --- Which runs, against which ---
+
+
+def test_each_against_its_control_and_the_control_against_the_cnn(study):
+    found = run()
+    pairs = {(row["run"], row["baseline"]): row["control"] for row in found["comparisons"]}
+    assert pairs == {
+        ("autoencoder_cls_noaug", "autoencoder_cls_scratch"): True,
+        ("autoencoder_cls_scratch", "cnn"): False,
+    }
+
+
+def test_without_a_control_against_the_cnn_and_no_answer(study):
+    (options.IMAGES / "autoencoder_cls_scratch_report.json").unlink()
+    found = run()
+    assert [(row["run"], row["baseline"]) for row in found["comparisons"]] == [("autoencoder_cls_noaug", "cnn")]
+    assert "Whether a pretrained encoder helps cannot be concluded" in " ".join(found["text"].split())
+
+
+def test_a_baseline_of_ones_own(study):
+    found = run(["--baseline", "autoencoder_cls_noaug"])
+    assert {(row["run"], row["baseline"]) for row in found["comparisons"]} == {
+        ("autoencoder_cls_scratch", "autoencoder_cls_noaug"),
+        ("cnn", "autoencoder_cls_noaug"),
+    }
+    with pytest.raises(InputError, match=r"BASELINE=other is none of the runs compared: .*cnn"):
+        run(["--baseline", "other"])
+
+
+def test_the_control_of_the_same_name_is_the_nearest(study):
+    write("autoencoder_cls_scratch_b", {1: 0.5}, "scratch")
+    write("autoencoder_cls_noaug_b", {1: 0.6}, "frozen")
+    write("cnn_b", {1: 0.6})
+    pairs = {row["run"]: row["baseline"] for row in run()["comparisons"]}
+    assert pairs["autoencoder_cls_noaug"] == "autoencoder_cls_scratch"
+    assert pairs["autoencoder_cls_noaug_b"] == "autoencoder_cls_scratch_b"
+    assert pairs["autoencoder_cls_scratch_b"] == "cnn_b"
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"sha256": "other"}, "the training pictures differ"),
+        ({"kept_sha256": "other"}, "the images kept of reduced classes differ"),
+        ({"test_sha256": "other"}, "the test pictures differ"),
+        ({"val": 0.2}, "VAL differ"),
+        ({"seed": 1}, "SEED differ"),
+    ],
+)
+def test_runs_on_other_data_are_left_out_or_when_asked_for_refused(study, changed, sentence):
+    write("mod_autoencoder_cls", {1: 0.5}, "frozen", **changed)
+    found = run()
+    assert list(found["runs"]) == ["autoencoder_cls_noaug", "autoencoder_cls_scratch", "cnn"]
+    assert found["left_out"] == {"mod_autoencoder_cls": sentence}
+    assert f"Left out:\n- mod_autoencoder_cls: {sentence}" in found["text"]
+    with pytest.raises(InputError, match=f"cnn and mod_autoencoder_cls cannot be compared: {sentence}; leave"):
+        run(["--runs", "cnn mod_autoencoder_cls"])
+
+
+def test_another_split_of_the_same_fold_is_no_same_data(study):
+    path = write("mod_autoencoder_cls", {1: 0.5, 2: 0.5}, "frozen")
+    report = json.loads(path.read_text())
+    report["folds"]["2"]["record"]["data"]["train_sha256"] = "other"
+    path.write_text(json.dumps(report))
+    with pytest.raises(InputError, match="the split of fold 2 differ"):
+        run(["--runs", "cnn mod_autoencoder_cls"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("cnn gone", "no report of a classifier 'gone' in imgs; there are: .*cnn"),
+        ("cnn", "one run alone"),
+        ("cnn cnn", "one run alone"),
+        ("cnn autoencoder_noaug", "no report of a classifier 'autoencoder_noaug'"),
+        ("cnn broken", "broken cannot be compared: .* evaluate that run again"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_named(study, words, sentence):
+    (options.IMAGES / "broken_report.json").write_text("{")
+    with pytest.raises(InputError, match=sentence):
+        run(["--runs", words])
+    assert not (options.IMAGES / "comparison.json").exists()
+
+
+def test_nothing_to_compare_is_one_sentence(workdir):
+    with pytest.raises(InputError, match=r"no two evaluated classifiers .* run `make cnn`"):
+        run()
+    write("cnn", {1: 0.7})
+    with pytest.raises(InputError, match="no two evaluated classifiers"):
+        run()
+
+
+def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
+    path = write("mod_autoencoder_cls", {1: 0.5}, "frozen")
+    report = json.loads(path.read_text())
+    report["folds"]["1"]["accuracy"] = 0.9
+    path.write_text(json.dumps(report))
+    path = write("mod_autoencoder_cls_old", {1: 0.5}, "frozen")
+    report = json.loads(path.read_text())
+    del report["folds"]["1"]["predicted"]
+    path.write_text(json.dumps(report))
+    options.CHECKPOINTS.mkdir()
+    for name in ("cnn_fold1", "cnn_fold6", "cnn_new_fold1"):
+        (options.CHECKPOINTS / f"{name}.keras").touch()
+    left_out = run()["left_out"]
+    assert "fold 1 is not that of its predictions" in left_out.pop("mod_autoencoder_cls")
+    assert "evaluate that run again" in left_out.pop("mod_autoencoder_cls_old")
+    assert left_out.keys() == {"cnn_fold6", "cnn_new_fold1"}
+    assert all("make test-eval" in reason for reason in left_out.values())
+
+
+# --- What it says ---
+
+
+def test_figures_are_over_the_folds_that_both_have(study):
+    found = run()
+    row = next(row for row in found["comparisons"] if row["baseline"] == "cnn")
+    assert row["folds"] == [1, 2, 3]
+    assert row["differences"] == pytest.approx([0.04, 0.04, 0.01])
+    assert row["mean"] == pytest.approx(0.03)
+    expected = compare.corrected_t_test([0.04, 0.04, 0.01], 0.15)
+    assert [row["t_test"][key] for key in ("low", "high", "p")] == pytest.approx(expected)
+    adjusted = compare.holm([row["t_test"]["p"] for row in found["comparisons"]])
+    assert [row["t_test"]["p_holm"] for row in found["comparisons"]] == pytest.approx(adjusted)
+    cnn = found["runs"]["cnn"]
+    assert cnn["accuracy"] == pytest.approx({"mean": 0.708, "std": np.std([0.70, 0.71, 0.72, 0.71, 0.70], ddof=1)})
+    assert cnn["minutes"]["mean"] == pytest.approx(13) and cnn["epochs"]["mean"] == 12
+    assert cnn["ensemble"]["accuracy"] == 0.8123 and cnn["autoencoder"] is None
+    classifier = found["runs"]["autoencoder_cls_noaug"]
+    assert classifier["autoencoder"]["SSIM"]["mean"] == 0.769
+
+
+def test_the_text_answers_the_question(study, capsys):
+    found = run()
+    text = " ".join(found["text"].split())
+    answer = (
+        r"Does a pretrained encoder help, beside the same network trained from scratch\? "
+        r"autoencoder_cls_noaug is better than autoencoder_cls_scratch "
+        r"\(\+5\.8 points of accuracy on folds 1, 2, 3; 95 % interval \S+ to \S+; p 0\.\d+\)\. "
+        r"Besides: autoencoder_cls_scratch is not shown to differ from cnn \("
+    )
+    assert re.search(answer, text)
+    assert re.search(r"\| its ensemble +\| +\| 0\.812 ", found["text"])
+    assert "23.0 dB, 0.769" in found["text"]
+    written = (options.IMAGES / "comparison.txt").read_text()
+    assert found["text"] + "\n" == written and written in capsys.readouterr().out
+    assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= 120
+    assert (options.IMAGES / "comparison.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [
+        ([0.60, 0.61, 0.60], "is worse than"),
+        ([0.70, 0.80, 0.74], "is not shown to differ from"),
+    ],
+)
+def test_other_answers(study, right, verdict):
+    write("autoencoder_cls_noaug", dict(enumerate(right, 1)), "frozen")
+    text = " ".join(run()["text"].split())
+    assert f"scratch? autoencoder_cls_noaug {verdict} autoencoder_cls_scratch (" in text
+
+
+def test_two_folds_are_too_few_for_a_test_over_folds(study):
+    write("autoencoder_cls_noaug", {1: 0.80, 2: 0.805}, "frozen")
+    found = run()
+    row = next(row for row in found["comparisons"] if row["run"] == "autoencoder_cls_noaug")
+    assert row["t_test"] is None and row["bootstrap"]["low"] > 0
+    text = " ".join(found["text"].split())
+    assert "cannot be tested on fewer than 3 folds against autoencoder_cls_scratch (+5." in text
+    assert "on folds 1, 2). Besides" in text
+
+
+def test_what_else_differs_is_said(study):
+    write("autoencoder_cls_noaug", {1: 0.8, 2: 0.8, 3: 0.8}, "frozen", epochs=100)
+    assert "They differ in more than the network: EPOCHS 100 and 12." in " ".join(run()["text"].split())
+
+
+def test_no_fold_in_common_is_one_sentence(study):
+    write("autoencoder_cls_noaug", {4: 0.8}, "frozen")
+    with pytest.raises(InputError, match="autoencoder_cls_noaug and autoencoder_cls_scratch have no fold in common"):
+        run()
+
+
+def test_a_name_keeps_comparisons_side_by_side(study):
+    run()
+    before = (options.IMAGES / "comparison.json").read_bytes()
+    compare.main(["--runs", "cnn autoencoder_cls_noaug", "--name", "two"])
+    assert (options.IMAGES / "comparison.json").read_bytes() == before
+    assert list(json.loads((options.IMAGES / "comparison_two.json").read_text())["runs"]) == [
+        "cnn",
+        "autoencoder_cls_noaug",
+    ]
