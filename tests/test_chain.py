@@ -45,6 +45,37 @@ def test_an_autoencoder_then_a_classifier_on_it(project, npz):
 
 
 @pytest.mark.long
+def test_controls_and_their_comparison(project, npz):
+    knobs = ("FOLDS=1", "EPOCHS=1", "BATCH=64", f"DATA={npz}")
+    typed(project, "cnn", *knobs, timeout=200)
+    for encoder in ("scratch", "random"):
+        typed(project, "ae_cls", f"ENCODER={encoder}", *knobs, timeout=200)
+    assert not list((project / "checkpoints").glob("small_autoencoder.*"))
+    typed(project, "mod_ae_cls", "ENCODER=tuned", *knobs, timeout=400)
+    typed(project, "mod_ae_cls", "ENCODER=scratch", *knobs, timeout=200)
+    names = ["cnn", "autoencoder_cls_scratch", "autoencoder_cls_random"]
+    names += ["mod_autoencoder_cls_tuned", "mod_autoencoder_cls_scratch"]
+    records = {}
+    for name in names:
+        records[name] = json.loads((project / f"checkpoints/small_{name}_fold1.json").read_text())
+    trainable = {name: record["trainable_parameters"] for name, record in records.items()}
+    assert trainable["autoencoder_cls_random"] == 1_826_634 < trainable["autoencoder_cls_scratch"]
+    assert trainable["mod_autoencoder_cls_tuned"] == trainable["mod_autoencoder_cls_scratch"] > 8_422_602
+
+    said = typed(project, "compare", timeout=100)
+    found = json.loads((project / "imgs/small_comparison.json").read_text())
+    assert found["runs"].keys() == {f"small_{name}" for name in names}
+    pairs = {row["run"]: row["baseline"] for row in found["comparisons"]}
+    assert pairs == {
+        "small_autoencoder_cls_random": "small_autoencoder_cls_scratch",
+        "small_autoencoder_cls_scratch": "small_cnn",
+        "small_mod_autoencoder_cls_scratch": "small_cnn",
+        "small_mod_autoencoder_cls_tuned": "small_mod_autoencoder_cls_scratch",
+    }
+    assert found["text"] in said
+
+
+@pytest.mark.long
 def test_demo(project):
     said = typed(project, "demo", timeout=1500)
     assert said.splitlines()[-1].startswith("Done: reports and plots are in imgs/digits_")

@@ -85,8 +85,8 @@ def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, ta
     assert ("autoencoder" in notes) == bool(taken)
 
 
-def test_random_statistics_are_those_of_the_training_pictures(monkeypatch):
-    images, _ = small_pictures(100)
+def test_random_statistics_are_those_of_the_training_pictures():
+    images, _ = small_pictures(60)
     model = common.finished_model(common.RECIPES["autoencoder_cls"], 10, "any")
     train_ae_classifier.settle_statistics(model, "block2_norm2", images)
     # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
