@@ -40,7 +40,7 @@ export PYTHON
 # `exec`: no shell in between that would keep a SIGTERM to make from them; `env`: LAUNCH may begin with VARIABLE=value.
 LAUNCH  :=
 TRAIN    = exec env $(LAUNCH) "$$PYTHON"
-evaluate = exec "$$PYTHON" evaluate.py --model=$1 $(call options,DATA NOAUG TARGET ENCODER NAME)
+evaluate = exec "$$PYTHON" evaluate.py --model=$1 $(call options,ARCH DATA NOAUG TARGET ENCODER NAME)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it
 	$(call evaluate,cnn)
@@ -60,7 +60,7 @@ compare: $(ENVIRONMENT)  ## Compare evaluated classifiers on the same data: diff
 NEEDED := $(if $(filter ENCODER,$(GIVEN)),$(if $(filter scratch random,$(ENCODER)),$(ENVIRONMENT),pretrained),pretrained)
 .PHONY: $(foreach model,cnn ae_cls mod_ae_cls,$(FOLD_LIST:%=$(model)-fold%))
 $(FOLD_LIST:%=cnn-fold%): cnn-fold%: $(ENVIRONMENT)
-	$(TRAIN) train_cnn.py --fold=$* $(call options,$(KNOBS))
+	$(TRAIN) train_cnn.py $(call fold,$*) $(call options,$(KNOBS))
 $(FOLD_LIST:%=ae_cls-fold%): ae_cls-fold%: $(NEEDED)
 	$(TRAIN) train_ae_classifier.py --fold=$* $(call options,$(KNOBS))
 $(FOLD_LIST:%=mod_ae_cls-fold%): mod_ae_cls-fold%: $(NEEDED)

@@ -27,6 +27,7 @@ import zlib
 from pathlib import Path
 
 from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, raise_what_was_heard, run_name
+from recipes import DIGITS_RANGES, RECIPES, Ranges, Recipe
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -237,16 +238,24 @@ def reduce_classes(labels, classes, keep, seed):
     return np.flatnonzero(kept)
 
 
-def split_fold(labels, fold, share, seed):
+def split_fold(labels, fold, share, seed, split="shuffle"):
     """(train, validation) indices of the `fold`-th (from 1) stratified shuffle split, `share` held out.
 
-    Fold k is the same whatever other folds are asked for. Raises InputError where a class is too small to split.
+    Fold k is the same whatever other folds are asked for. With `split` 'first' or 'last', those images are held out,
+    whatever fold and seed. Raises InputError where a class is too small to split.
     """
-    try:
-        splits = StratifiedShuffleSplit(n_splits=fold, test_size=share, random_state=seed)
-        train, val = list(splits.split(np.zeros(len(labels)), labels))[-1]
-    except ValueError as error:
-        raise InputError(f"these images cannot be split with VAL={share:g} ({error}); change VAL or KEEP") from None
+    if split == "shuffle":
+        try:
+            splits = StratifiedShuffleSplit(n_splits=fold, test_size=share, random_state=seed)
+            train, val = list(splits.split(np.zeros(len(labels)), labels))[-1]
+        except ValueError as error:
+            raise InputError(f"these images cannot be split with VAL={share:g} ({error}); change VAL or KEEP") from None
+    else:
+        count = int(len(labels) * share)
+        first, second = np.split(np.arange(len(labels)), [count if split == "first" else len(labels) - count])
+        val, train = (first, second) if split == "first" else (second, first)
+        if not count:
+            raise InputError(f"VAL={share:g} of {len(labels)} images leaves none to validate on; choose a larger VAL")
     missing = np.setdiff1d(labels, labels[train])
     if len(missing):
         raise InputError(f"VAL={share:g} leaves no training image of class {missing[0]}; choose a smaller VAL")
@@ -266,12 +275,20 @@ class Fold:
     record: dict
 
 
-def prepare_fold(args, number=1):
-    """Load, reduce and split the training data as `args` say; print what came out."""
+def prepare_fold(args, recipe, fold=None):
+    """Load, reduce and split the training data as `args`, or else the recipe, say; print what came out.
+
+    Without a `fold`, the recipe's own split, which for 'shuffle' is the first.
+    """
     data = load_data(args.data)
-    reduced = class_numbers(args.reduced, data.class_names)
+    split, number = (recipe.split, 1) if fold is None else ("shuffle", fold)
+    share = recipe.val if args.val is None else args.val
+    words = args.reduced
+    if words is None:  # a number of images to keep is one of some classes
+        words = recipe.reduced or (() if args.keep is None else Recipe.reduced)
+    reduced = class_numbers(words, data.class_names)
     kept = reduce_classes(data.labels, reduced, args.keep, args.seed)
-    train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, args.val, args.seed))
+    train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, share, args.seed, split))
     classes = len(data.class_names)
     record = {
         "source": data.source,
@@ -280,15 +297,18 @@ def prepare_fold(args, number=1):
         "train_sha256": sha256(train),
         "val_sha256": sha256(val),
         "class_names": list(data.class_names),
+        "split": split,
+        "val": share,
         "reduced": reduced,
         "keep": [int((data.labels[kept] == number).sum()) for number in reduced],
         "train_counts": np.bincount(data.labels[train], minlength=classes).tolist(),
         "val_counts": np.bincount(data.labels[val], minlength=classes).tolist(),
     }
     cut = ", ".join(f"{data.class_names[c]} {n:,}" for c, n in zip(reduced, record["keep"], strict=True))
+    held_out = f"fold {number}" if split == "shuffle" else f"{split} {share:.0%} held out"
     print(
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
-        f"fold {number}: {len(train):,} train, {len(val):,} validation"
+        f"{held_out}: {len(train):,} train, {len(val):,} validation"
     )
     arrays = data.images[train], data.labels[train], data.images[val], data.labels[val]
     return Fold(*arrays, data.class_names, data.prefix, record)
@@ -336,23 +356,6 @@ class BalancedBatches(keras.utils.PyDataset):
 
 
 # --- Augmentation ---------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranges:
-    """How far augmentation goes: degrees, shares of height and width, shear degrees, zoom 1 +- zoom per axis, flips."""
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    shear: float = 0.0
-    zoom: float = 0.0
-    flip: bool = False
-
-
-REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
-DIGITS_RANGES = Ranges(
-    rotation=10, shift=0.1, shear=0.2, zoom=0.1
-)  # a mirrored or half turned digit is another, or none
 
 
 def affine_parameters(uniform, ranges):
@@ -419,92 +422,13 @@ class Augment(layers.Layer):
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------
-# A builder takes pictures in [0, 1] and returns the output; `finished_model` puts the scaling in front.
-
-
-def dense_head(x, classes):
-    x = layers.Dense(512, activation="relu", name="dense1")(x)
-    x = layers.Dropout(0.4, name="dropout")(x)
-    x = layers.Dense(64, activation="relu", name="dense2")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
-
-
-def build_cnn(x, classes):
-    """The reference's CNN: (batch, height, width, channels) -> (batch, classes) probabilities."""
-    for block in (1, 2):
-        x = layers.Conv2D(64, 3, padding="same", name=f"conv{block}")(x)
-        x = layers.BatchNormalization(name=f"norm{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # the reference has ReLU first: the same, on four times as much
-        x = layers.ReLU(name=f"relu{block}")(x)
-    return dense_head(layers.Flatten(name="flatten")(x), classes)
-
-
-def conv_relu_norms(x, filters, depth, block):
-    for layer in range(1, depth + 1):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"{block}_conv{layer}")(x)
-        x = layers.BatchNormalization(name=f"{block}_norm{layer}")(x)
-    return x
-
-
-def build_encoder(x):
-    """VGG-like encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, 256). ReLU comes before the normalisation."""
-    for block, filters in (("block1", 64), ("block2", 128)):
-        x = conv_relu_norms(x, filters, 2, block)
-        x = layers.MaxPooling2D(name=f"{block}_pool")(x)
-        x = layers.Dropout(0.3, name=f"{block}_dropout")(x)
-    return conv_relu_norms(x, 256, 3, "block3")
-
-
-ENCODER_END = "block3_norm3"  # its last layer
-
-
-def build_autoencoder(x, classes=None):
-    """Encoder and decoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
-    x = conv_relu_norms(build_encoder(x), 256, 3, "block4")
-    for block, filters in (("block5", 128), ("block6", 64)):
-        x = conv_relu_norms(x, filters, 2, block)
-        x = layers.UpSampling2D(name=f"{block}_upsample")(x)
-    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
-
-
-def build_ae_classifier(x, classes):
-    """The CNN on the encoder's code."""
-    return build_cnn(build_encoder(x), classes)
-
-
-def build_modified_ae_classifier(x, classes):
-    """Dense layers on the encoder's code."""
-    return dense_head(layers.Flatten(name="flatten")(build_encoder(x)), classes)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A model and how it is trained; options given on the command line go before these values."""
-
-    build: callable
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    batch_size: int = 128
-    epochs: int = 100
-    patience: int = 15
-    ranges: Ranges = REFERENCE_RANGES
-    balanced: bool = True
-    reduce_lr: bool = True  # x 0.3 after 10 epochs without a better validation loss
-    frozen_until: str | None = None  # the last encoder layer that is frozen, where ENCODER has some frozen
-
-
-RECIPES = {
-    "cnn": Recipe(build_cnn),
-    "autoencoder": Recipe(build_autoencoder, optimizer="rmsprop", balanced=False, reduce_lr=False),
-    "autoencoder_cls": Recipe(build_ae_classifier, frozen_until="block2_norm2"),
-    "mod_autoencoder_cls": Recipe(build_modified_ae_classifier, frozen_until=ENCODER_END),
-}
 
 
 def finished_model(recipe, classes, name):
     """The model that is kept: stock Keras layers, float32, uncompiled; takes pictures as they are, 0-255."""
     image = keras.Input(IMAGE_SHAPE, name="image")
-    return keras.Model(image, recipe.build(layers.Rescaling(1 / 255, name="rescale")(image), classes), name=name)
+    scaled = layers.Rescaling(recipe.scale, recipe.offset, name="rescale")(image)
+    return keras.Model(image, recipe.build(scaled, classes), name=name)
 
 
 def layers_up_to(model, last):
@@ -620,12 +544,12 @@ def resolve_precision(requested):
 
 
 def cancelled_bias(layer, following):
-    """True for a convolution with a bias of 0 whose output goes straight into a batch normalisation that learns.
+    """True for a layer with a bias of 0 whose output goes straight into a batch normalisation that learns.
 
     That normalisation subtracts the bias again, so its gradient is 0 but for rounding. In bfloat16, Adam turns the
     rounding into full steps: the bias wanders, the moving mean lags behind it, and validation jumps up and down.
     """
-    linear = isinstance(layer, layers.Conv2D) and layer.activation is keras.activations.linear
+    linear = isinstance(layer, (layers.Conv2D, layers.Dense)) and layer.activation is keras.activations.linear
     normalised = isinstance(following, layers.BatchNormalization) and following.trainable
     return linear and normalised and layer.use_bias and not layer.get_weights()[1].any()
 
@@ -1203,15 +1127,19 @@ def resolve_settings(args, model_name, fold, **more):
         name: getattr(recipe, name) if getattr(args, name) is None else getattr(args, name)
         for name in ("epochs", "batch_size", "learning_rate", "patience")
     }
-    given = {name: getattr(args, name) for name in ("seed", "val", "precision")}
-    fixed = {name: getattr(recipe, name) for name in ("optimizer", "balanced", "reduce_lr")}
-    data = {key: fold.record[key] for key in ("reduced", "keep", "sha256", "kept_sha256", "train_sha256")}
+    given = {name: getattr(args, name) for name in ("seed", "precision")}
+    fixed = {
+        name: getattr(recipe, name) for name in ("scale", "offset", "optimizer", "balanced", "schedule", "monitor")
+    }
+    data_keys = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
+    data = {key: fold.record[key] for key in data_keys}
+    digits = fold.record["source"] == "digits" and recipe.ranges != Ranges()
     return {
         "model": model_name,
         **given,
         **chosen,
         **fixed,
-        "ranges": dataclasses.asdict(DIGITS_RANGES if fold.record["source"] == "digits" else recipe.ranges),
+        "ranges": dataclasses.asdict(DIGITS_RANGES if digits else recipe.ranges),
         **data,
         **more,
     }
@@ -1258,7 +1186,8 @@ def train(model_name, run, fold, args, prepare=None, **more):
     machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {code_sha256()[:8]}"
     state = fit(model, run, fold, recipe, settings, precision, machine, number, begun, args.force)
     history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
-    best = int(np.argmin(history["val_loss"]))
+    watched = np.array(history[settings["monitor"]])
+    best = int(np.argmin(watched) if settings["monitor"] == "val_loss" else np.argmax(watched))
     record |= {
         "history": history,
         "best_epoch": best + 1,
@@ -1281,8 +1210,16 @@ def fit(model, run, fold, recipe, settings, precision, machine, number, begun, a
     compile_model(training, new_optimizer(recipe.optimizer, settings["learning_rate"]), target)
     training.optimizer.build(training.trainable_variables)
 
-    callbacks = [keras.callbacks.EarlyStopping(monitor="val_loss", patience=settings["patience"])]
-    if recipe.reduce_lr:
+    patience = settings["patience"] or settings["epochs"]  # without one, it only notes the best epoch
+    mode = "min" if settings["monitor"] == "val_loss" else "max"
+    callbacks = [keras.callbacks.EarlyStopping(monitor=settings["monitor"], patience=patience, mode=mode)]
+    if isinstance(settings["schedule"], float):
+        callbacks.append(
+            keras.callbacks.LearningRateScheduler(
+                lambda epoch: settings["learning_rate"] * settings["schedule"] ** epoch
+            )
+        )
+    elif settings["schedule"] == "plateau":
         callbacks.append(
             keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
         )

@@ -52,6 +52,7 @@ class Evaluated:
             "the training pictures": self.settings["sha256"],
             "the images kept of reduced classes": self.settings["kept_sha256"],
             "the test pictures": self.data["test_sha256"],
+            "how the validation images are chosen": self.settings.get("split", "shuffle"),
             "VAL": self.settings["val"],
             "SEED": self.settings["seed"],
         }

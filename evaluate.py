@@ -24,17 +24,18 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 
 def main(argv=None):
     args = options.parse(
-        __doc__, ["model", "data", "noaug", "target", "encoder", "name", "batch-size", "model-path"], argv
+        __doc__, ["model", "arch", "data", "noaug", "target", "encoder", "name", "batch-size", "model-path"], argv
     )
     chosen = args.noaug or args.target != "augmented"
     if chosen and args.model == "cnn":
         raise InputError("--noaug and --target choose an autoencoder, and a cnn has none; leave them out")
     if args.encoder != "frozen" and not args.model.endswith("cls"):
         raise InputError(f"--encoder chooses among classifiers on an autoencoder, {args.model} is none; leave it out")
-    if args.model_path and (chosen or args.name or args.encoder != "frozen"):
+    if args.model_path and (chosen or args.name or args.encoder != "frozen" or args.arch):
         raise InputError(
-            "--model-path names the file, so --noaug, --target, --encoder and --name have nothing to choose"
+            "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
         )
+    model_name = options.model_name(args.model, args.arch)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
@@ -44,7 +45,7 @@ def main(argv=None):
     else:  # CIFAR-10 is not downloaded before there is something to evaluate
         train = common.load_data(args.data) if args.data else None
         name = options.run_name(
-            args.model, train.prefix if train else "", args.noaug, args.target, args.name, args.encoder
+            model_name, train.prefix if train else "", args.noaug, args.target, args.name, args.encoder
         )
         trainings = finished_trainings(name, args)
         train = train or common.load_data()

@@ -2,7 +2,7 @@
 # Gives the Makefile GIVEN, the names that were typed and hold something; FOLD_LIST; and `options`.
 
 # KNOB:option of the scripts; `python3 options.py` says what each is for. The Makefile itself makes use of the others.
-OPTIONS := DATA:data KEEP:keep REDUCED:reduced VAL:val SEED:seed NOAUG:noaug TARGET:target \
+OPTIONS := ARCH:arch DATA:data KEEP:keep REDUCED:reduced VAL:val SEED:seed NOAUG:noaug TARGET:target \
            ENCODER:encoder EPOCHS:epochs BATCH:batch-size LR:learning-rate PATIENCE:patience PRECISION:precision \
            NAME:name FORCE:force MODEL:model RUNS:runs BASELINE:baseline
 FLAGS   := NOAUG FORCE
@@ -24,7 +24,9 @@ options  = $(foreach knob,$(filter $(GIVEN),$1),$(call option,$(knob)))
 option   = $(patsubst $1:%,--%,$(filter $1:%,$(OPTIONS)))$(if $(filter $1,$(FLAGS)),,="$$$1")
 
 # A fold becomes a target's name, so it has to be a number before anything else is made of it.
-FOLD_LIST := $(or $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS))),1 2 3 4 5)
+FOLD_LIST := $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS)),$(if $(filter ARCH,$(GIVEN)),1,1 2 3 4 5))
+# Without FOLDS an ARCH is trained on its own split, which has no number.
+fold       = $(if $(or $(filter FOLDS,$(GIVEN)),$(if $(filter ARCH,$(GIVEN)),,all)),--fold=$1)
 no_digits  = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,\
              $(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$1))))))))))
 $(if $(strip $(call no_digits,$(FOLD_LIST)))$(filter 0%,$(FOLD_LIST)),\
@@ -41,6 +43,7 @@ $(call only,DATA BATCH,$(TRAINING) test-eval)
 $(call only,NAME,$(TRAINING) test-eval compare)
 $(call only,NOAUG TARGET,$(filter-out cnn%,$(TRAINING)) test-eval)
 $(call only,ENCODER,$(filter-out cnn% ae,$(TRAINING)) test-eval)
+$(call only,ARCH,cnn cnn-fold% test-eval)
 $(call only,MODEL,test-eval)
 $(call only,RUNS BASELINE,compare)
 $(if $(filter MODEL,$(GIVEN)),,$(if $(filter test-eval,$(GOALS)),$(error make test-eval needs a MODEL, such as MODEL=cnn)))

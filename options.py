@@ -1,11 +1,12 @@
 """The command line that the scripts share: options, run names, messages, exit status.
 
-Standard library only, so that `--help` and every refused option answer at once, without loading TensorFlow.
+Standard library only, as recipes.py, so that `--help` and every refused option answer at once, without TensorFlow.
 `python options.py` prints the table of knobs that `make help` shows.
 """
 
 import argparse
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -14,10 +15,11 @@ import signal
 import sys
 from pathlib import Path
 
+from recipes import ARCHS, MODELS
+
 CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
 
-MODELS = ("cnn", "autoencoder", "autoencoder_cls", "mod_autoencoder_cls")
 ENCODERS = ("frozen", "tuned", "scratch", "random")
 PRETRAINED = ("frozen", "tuned")  # those that take an autoencoder's weights
 
@@ -56,7 +58,9 @@ def number(kind, low, high=math.inf, open_low=False, open_high=False):
 
 
 def run_suffix(text):
-    if re.fullmatch(rf"noaug|original|cls|fold\d+|{'|'.join(ENCODERS)}", text):
+    if text in itertools.chain(*ARCHS.values()) or re.fullmatch(
+        rf"noaug|original|cls|fold\d+|{'|'.join(ENCODERS)}", text
+    ):
         raise argparse.ArgumentTypeError(f"{text!r} is a word that run names hold already; choose another")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
         raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits and '-' only, 40 at most")
@@ -91,6 +95,13 @@ def file_path(text):
 # Option -> (make's knob, what argparse needs). `make help` and every `--help` print these words.
 OPTIONS = {
     "model": ("MODEL", {"choices": MODELS, "required": True, "help": "the model to evaluate: " + ", ".join(MODELS)}),
+    "arch": (
+        "ARCH",
+        {
+            "choices": sorted(itertools.chain(*ARCHS.values())),
+            "help": "another network, trained as its document says: " + ", ".join(itertools.chain(*ARCHS.values())),
+        },
+    ),
     "modified": (
         None,
         {"action": "store_true", "help": "freeze the whole encoder and classify with dense layers only"},
@@ -112,8 +123,8 @@ OPTIONS = {
         {
             "type": class_list,
             "metavar": "CLASSES",
-            "default": "2,4,9",
-            "help": "classes to reduce, names or numbers, or none (default: 2,4,9; in CIFAR-10 bird,deer,truck)",
+            "help": "classes to reduce, names or numbers, or none (default: 2,4,9, in CIFAR-10 bird,deer,truck; with "
+            "an ARCH and no KEEP: none)",
         },
     ),
     "val": (
@@ -121,11 +132,13 @@ OPTIONS = {
         {
             "type": number(float, 0, 1, open_low=True, open_high=True),
             "metavar": "SHARE",
-            "default": 0.15,
-            "help": "share of the images held out for validation (default: 0.15)",
+            "help": "share of the images held out for validation (default: 0.15, or the ARCH's own)",
         },
     ),
-    "fold": ("FOLDS", {"type": number(int, 1, 1000), "metavar": "K", "default": 1, "help": "fold (default: 1)"}),
+    "fold": (
+        "FOLDS",
+        {"type": number(int, 1, 1000), "metavar": "K", "help": "fold (default: 1, or the one split of the ARCH)"},
+    ),
     "seed": (
         "SEED",
         {"type": number(int, 0, 2**32 - 1), "metavar": "N", "default": 0, "help": "seed of every draw (default: 0)"},
@@ -153,22 +166,26 @@ OPTIONS = {
     ),
     "epochs": (
         "EPOCHS",
-        {"type": number(int, 1), "metavar": "N", "help": "epochs at most (default: 100)"},
+        {"type": number(int, 1), "metavar": "N", "help": "epochs at most (default: 100, or the ARCH's own)"},
     ),
     "batch-size": (
         "BATCH",
-        {"type": number(int, 1, 2**16), "metavar": "N", "help": "images a batch (default: 128; 500 in evaluations)"},
+        {"type": number(int, 1, 2**16), "metavar": "N", "help": "images a batch (default: 128, or the ARCH's own)"},
     ),
     "learning-rate": (
         "LR",
-        {"type": number(float, 0), "metavar": "RATE", "help": "learning rate at the start (default: 0.001)"},
+        {
+            "type": number(float, 0),
+            "metavar": "RATE",
+            "help": "learning rate at the start (default: 0.001, or the ARCH's own)",
+        },
     ),
     "patience": (
         "PATIENCE",
         {
             "type": number(int, 1),
             "metavar": "N",
-            "help": "epochs without a better validation loss before training stops (default: 15)",
+            "help": "epochs without a better validation before training stops (default: 15, or the ARCH's own)",
         },
     ),
     "precision": (
@@ -242,8 +259,19 @@ def data_prefix(source):
     return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
 
 
+def model_name(model, arch=None):
+    """The row of RECIPES for a model and an ARCH of it. Raises InputError where there is none."""
+    if arch and arch not in ARCHS[model]:
+        there = f"its networks are {', '.join(ARCHS[model])}" if ARCHS[model] else "leave it out"
+        raise InputError(f"ARCH={arch} is no network of {model}; {there}")
+    return f"{model}_{arch}" if arch else model
+
+
 def run_name(model, prefix="", noaug=False, target="augmented", name=None, encoder="frozen"):
-    """`[data_]model[_encoder][_noaug][_original][_NAME]`, the name of a run in files, titles and messages."""
+    """`[data_]model[_arch][_encoder][_noaug][_original][_NAME]`, the name of a run in files, titles and messages.
+
+    `model` has its arch with it, as `model_name` gives it.
+    """
     chosen = encoder if encoder != "frozen" else None
     parts = [prefix, model, chosen, noaug and "noaug", target == "original" and "original", name]
     return "_".join(part for part in parts if part)
@@ -253,6 +281,7 @@ def make_command(target, args):
     """The make command for `target` with the knobs of `args` that choose a run, for messages that tell what to type."""
     given = {"DATA": args.data, "NOAUG": "1" if args.noaug else None, "NAME": args.name}
     given["TARGET"] = args.target if args.target == "original" else None
+    given["ARCH"] = getattr(args, "arch", None)
     if target.endswith("cls"):
         given["ENCODER"] = args.encoder if args.encoder != "frozen" else None
     return " ".join([f"make {target}", *(f"{knob}={shlex.quote(value)}" for knob, value in given.items() if value)])

@@ -7,6 +7,7 @@ where one is needed and there is none.
 """
 
 import options
+from recipes import ENCODER_END, RECIPES
 
 
 def main(argv=None):
@@ -15,9 +16,10 @@ def main(argv=None):
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
-    fold = common.prepare_fold(args, args.fold)
     model_name = "mod_autoencoder_cls" if args.modified else "autoencoder_cls"
-    until = common.RECIPES[model_name].frozen_until
+    recipe = RECIPES[model_name]
+    fold = common.prepare_fold(args, recipe, args.fold)
+    until = recipe.frozen_until
     settings = {"encoder": args.encoder}
     if args.encoder in options.PRETRAINED:
         autoencoder, record = require_autoencoder(args, fold)
@@ -26,7 +28,7 @@ def main(argv=None):
     def prepare_encoder(model):
         notes = {}
         if args.encoder in options.PRETRAINED:
-            last = until if args.encoder == "frozen" else common.ENCODER_END
+            last = until if args.encoder == "frozen" else ENCODER_END
             notes |= {"autoencoder": autoencoder.name}
             notes |= {"taken": common.take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
@@ -38,7 +40,7 @@ def main(argv=None):
         return notes
 
     run = common.Run(
-        options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name, args.encoder), args.fold
+        options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name, args.encoder), args.fold or 1
     )
     with run.lock():
         common.train(model_name, run, fold, args, prepare=prepare_encoder, **settings)

@@ -5,6 +5,7 @@ training stopped.
 """
 
 import options
+from recipes import RECIPES
 
 
 def main(argv=None):
@@ -13,7 +14,7 @@ def main(argv=None):
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
-    fold = common.prepare_fold(args)
+    fold = common.prepare_fold(args, RECIPES["autoencoder"])
     run = common.Run(options.run_name("autoencoder", fold.prefix, args.noaug, args.target, args.name))
     with run.lock(wait=args.if_missing):
         if args.if_missing and (found := common.find_autoencoder(args, fold)):

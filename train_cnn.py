@@ -1,20 +1,22 @@
-"""Train the CNN on one fold of the imbalanced data.
+"""Train a CNN on one fold of the imbalanced data, or with --arch another network on the data that its recipe names.
 
-Writes checkpoints/cnn_fold<k>.keras and its record; goes on where an interrupted training stopped.
+Writes checkpoints/cnn[_<arch>]_fold<k>.keras and its record; goes on where an interrupted training stopped.
 """
 
 import options
+from recipes import RECIPES
 
 
 def main(argv=None):
-    args = options.parse(__doc__, [*options.DATA_OPTIONS, "fold", *options.TRAINING_OPTIONS], argv)
+    args = options.parse(__doc__, ["arch", *options.DATA_OPTIONS, "fold", *options.TRAINING_OPTIONS], argv)
+    model_name = options.model_name("cnn", args.arch)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
-    fold = common.prepare_fold(args, args.fold)
-    run = common.Run(options.run_name("cnn", fold.prefix, name=args.name), args.fold)
+    fold = common.prepare_fold(args, RECIPES[model_name], args.fold)
+    run = common.Run(options.run_name(model_name, fold.prefix, name=args.name), args.fold or 1)
     with run.lock():
-        common.train("cnn", run, fold, args)
+        common.train(model_name, run, fold, args)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import pytest
 from scipy import ndimage
 
 import common
+import recipes
 
-RANGES = common.REFERENCE_RANGES
+RANGES = recipes.REFERENCE_RANGES
 SIZE = 32
 
 
@@ -103,7 +104,7 @@ def test_parameters_fill_their_ranges_and_no_more():
 
 def test_the_training_model_augments_in_the_reference_s_ranges():
     assert dataclasses.astuple(RANGES) == (40, 0.2, 0.2, 0.2, True)
-    assert {recipe.ranges for recipe in common.RECIPES.values()} == {RANGES}
+    assert {common.RECIPES[name].ranges for name in recipes.MODELS} == {RANGES}
 
 
 @pytest.mark.parametrize(

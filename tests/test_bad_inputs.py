@@ -99,6 +99,8 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options"
     "train_autoencoder --data \udcff.npz": rf"argument --data: '\udcff.npz' {UNPRINTABLE}",  # a byte that is no UTF-8
     "train_autoencoder --target sharp": like("argument --target: invalid choice: 'sharp' {}"),
     "train_ae_classifier --encoder warm": like("argument --encoder: invalid choice: 'warm' {}"),
+    "train_cnn --arch resnet": like("argument --arch: invalid choice: 'resnet' {}"),
+    "evaluate --model cnn --arch ''": like("argument --arch: invalid choice: '' {}"),
     "train_cnn --encoder scratch": "unrecognized arguments: --encoder scratch",
     "compare --runs ''": f"argument --runs: '' {RUN_NAMES}",
     "compare --runs 'cnn ../up'": f"argument --runs: 'cnn ../up' {RUN_NAMES}",
@@ -125,8 +127,9 @@ COMBINATIONS = {
     ),
     "evaluate --model cnn --noaug": "--noaug and --target choose an autoencoder, and a cnn has none; leave them out",
     "evaluate --model cnn --model-path a.keras --name b": (
-        "--model-path names the file, so --noaug, --target, --encoder and --name have nothing to choose"
+        "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
     ),
+    "evaluate --model autoencoder --arch elu": "ARCH=elu is no network of autoencoder; leave it out",
     "train_ae_classifier --encoder scratch --noaug": (
         "--encoder scratch takes no autoencoder, so --noaug and --target have none to choose; leave them out"
     ),
@@ -626,8 +629,8 @@ def test_the_traps_are_such_where_everything_is_allowed(copy):
 
 FOLDS = 'is not a list of whole numbers from 1, such as "1 2 3"'
 MAKE = {
-    "cnn NOUAG=1": like("there is no knob NOUAG; the knobs are DATA KEEP {}"),
-    "cnn SHELL=/bin/false": like("there is no knob SHELL; the knobs are DATA KEEP {}"),
+    "cnn NOUAG=1": like("there is no knob NOUAG; the knobs are ARCH DATA KEEP {}"),
+    "cnn SHELL=/bin/false": like("there is no knob SHELL; the knobs are ARCH DATA KEEP {}"),
     "ae NOAUG=2": "NOAUG=2 is neither 1 nor 0",
     "ae_cls 'FORCE=1 1'": "FORCE=1 1 is neither 1 nor 0",
     "cnn 'FORCE=yes\nplease'": "FORCE=yes please is neither 1 nor 0",

@@ -5,6 +5,8 @@ import json
 import pytest
 from conftest import copy_project, files_of_autoencoder, files_of_classifier, make
 
+import recipes
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -73,6 +75,22 @@ def test_controls_and_their_comparison(project, npz):
         "small_mod_autoencoder_cls_tuned": "small_mod_autoencoder_cls_scratch",
     }
     assert found["text"] in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arch", recipes.ARCHS["cnn"])
+def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
+    epochs = {"elu": 6, "leaky": 6, "pool3": 10, "wide5": 6, "dropout": 2}[arch]
+    typed(project, "cnn", f"ARCH={arch}", f"EPOCHS={epochs}", "DATA=digits", timeout=600)
+    checkpoints, images = files_of_classifier(f"digits_cnn_{arch}", [1])
+    assert visible(project / "checkpoints") == checkpoints
+    assert visible(project / "imgs") == images | {"digits_distribution.png"}
+    report = json.loads((project / f"imgs/digits_cnn_{arch}_report.json").read_text())
+    settings, recipe = report["folds"]["1"]["record"]["settings"], recipes.RECIPES[f"cnn_{arch}"]
+    for name in ("split", "val", "optimizer", "learning_rate", "batch_size", "balanced", "schedule", "monitor"):
+        assert settings[name] == getattr(recipe, name)
+    assert settings["reduced"] == []
+    assert report["summary"]["accuracy"]["mean"] > (0.8 if arch != "dropout" else 0.09)
 
 
 @pytest.mark.long

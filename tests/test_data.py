@@ -342,7 +342,7 @@ def test_images_too_few_to_split_are_refused(labels, share):
 def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, arguments):
     source = np.load(npz)
     args = arguments("--data", npz, "--seed", "3", "--reduced", "deer,9", "--keep", "10", "--val", "0.2")
-    fold = common.prepare_fold(args, 2)
+    fold = common.prepare_fold(args, common.Recipe(None), 2)
     label_of = {image.tobytes(): label for image, label in zip(source["x_train"], source["y_train"], strict=True)}
     for images, labels in ((fold.x_train, fold.y_train), (fold.x_val, fold.y_val)):
         assert images.dtype == np.uint8
@@ -359,7 +359,7 @@ def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, a
 
 def test_hashes_tell_whether_two_runs_have_the_same_images(npz, arguments, tmp_path):
     def hashes(number=1, *argv, data=npz):
-        record = common.prepare_fold(arguments("--data", data, *argv), number).record
+        record = common.prepare_fold(arguments("--data", data, *argv), common.Recipe(None), number).record
         return [record[key] for key in ("sha256", "kept_sha256", "train_sha256", "val_sha256")]
 
     def differ(one, other):
@@ -381,3 +381,39 @@ def test_hashes_tell_whether_two_runs_have_the_same_images(npz, arguments, tmp_p
     content["y_train"] = (content["y_train"] + 1) % 10
     np.savez(tmp_path / "labels.npz", **content)
     assert hashes(data=tmp_path / "labels.npz")[0] != plain[0]
+
+
+@pytest.mark.parametrize(("split", "held_out"), [("first", slice(0, 80)), ("last", slice(320, 400))])
+def test_the_one_split_of_a_recipe(npz, arguments, split, held_out, capsys):
+    recipe = common.Recipe(None, split=split, val=0.2, reduced=())
+    fold, again = (common.prepare_fold(arguments("--data", npz, "--seed", seed), recipe) for seed in (0, 1))
+    with np.load(npz) as source:
+        assert np.array_equal(fold.x_val, source["x_train"][held_out])
+        assert np.array_equal(fold.y_train, np.delete(source["y_train"], held_out))
+    assert again.record == fold.record
+    assert (fold.record["split"], fold.record["val"], fold.record["reduced"]) == (split, 0.2, [])
+    assert f"400 of 400 images; {split} 20% held out: 320 train, 80 validation" in capsys.readouterr().out
+
+
+def test_options_go_before_the_recipe_s_data(npz, arguments):
+    recipe = common.Recipe(None, split="first", val=0.2, reduced=())
+
+    def record(*argv, fold=None):
+        return common.prepare_fold(arguments("--data", npz, *argv), recipe, fold).record
+
+    assert record("--val", "0.1")["val_counts"] == np.bincount(np.load(npz)["y_train"][:40], minlength=10).tolist()
+    assert (record("--keep", "10")["reduced"], record("--keep", "10")["keep"]) == ([2, 4, 9], [10, 10, 10])
+    assert record("--reduced", "3")["keep"] == [20]
+    folds = [record("--keep", "10", fold=number) for number in (1, 2)]
+    plain = common.prepare_fold(arguments("--data", npz, "--keep", "10", "--val", "0.2"), common.Recipe(None), 1)
+    assert folds[0] == plain.record
+    assert [fold["split"] for fold in folds] == ["shuffle"] * 2
+    assert folds[0]["train_sha256"] != folds[1]["train_sha256"]
+
+
+def test_a_split_that_leaves_nothing_or_not_all_classes_is_refused(npz, arguments):
+    recipe = common.Recipe(None, split="last", val=0.2, reduced=())
+    with pytest.raises(InputError, match=r"VAL=0\.001 of 400 images leaves none to validate on"):
+        common.prepare_fold(arguments("--data", npz, "--val", "0.001"), recipe)
+    with pytest.raises(InputError, match=r"VAL=0\.99 leaves no training image of class"):
+        common.prepare_fold(arguments("--data", npz, "--val", "0.99"), recipe)

@@ -15,6 +15,7 @@ import tensorflow as tf
 import bench
 import common
 import fast_layers
+import recipes
 
 
 def numpy(tensor):
@@ -277,6 +278,9 @@ def test_only_what_is_known_to_be_the_same_is_replaced():
     assert fast_layers.fastest(keras.Model(image, x), gradients_by_products=True) == {}
 
 
+KERAS_ALONE = ("cnn_wide5",)  # no layer of it has a faster twin
+
+
 @pytest.mark.parametrize("name", common.RECIPES)
 def test_a_fast_twin_is_the_model(name, monkeypatch):
     """Output and every gradient, in float32 with all fast classes, dropout off in both.
@@ -291,7 +295,7 @@ def test_a_fast_twin_is_the_model(name, monkeypatch):
     fast = fast_layers.fastest
     monkeypatch.setattr(fast_layers, "fastest", lambda model, gradients_by_products: fast(model, True))
     twin = common.fast_twin(model, "float32")
-    assert {type(layer).__module__ for layer in twin.layers} & {"fast_layers"}
+    assert ("fast_layers" in {type(layer).__module__ for layer in twin.layers}) == (name not in KERAS_ALONE)
     inputs = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     paths = {weight.path for weight in twin.trainable_weights}  # without biases that normalisation cancels
     variables = [[w.value for w in m.trainable_weights if w.path in paths] for m in (twin, model)]
@@ -336,7 +340,7 @@ def test_frozen_layers_cost_no_gradient_work(name, precision, monkeypatch):
     monkeypatch.setattr(common, "processor_has_bfloat16", lambda: "avx512_bf16")
     recipe, target = common.RECIPES[name], "augmented" if name == "autoencoder" else None
     model = bench.new_model(name)
-    training = common.augmented(common.fast_twin(model, precision), common.REFERENCE_RANGES, target)
+    training = common.augmented(common.fast_twin(model, precision), recipes.REFERENCE_RANGES, target)
     common.compile_model(training, common.new_optimizer(recipe.optimizer, 0.001), target)
     batch = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
     step = tf.function(lambda: training.train_step(batch)).get_concrete_function()

@@ -71,7 +71,7 @@ class Project:
     """A copy of the files that make reads, in a folder whose name has a space."""
 
     def __init__(self, folder):
-        names = ("Makefile", "knobs.mk", "options.py", "requirements.txt", "requirements-dev.txt")
+        names = ("Makefile", "knobs.mk", "options.py", "recipes.py", "requirements.txt", "requirements-dev.txt")
         self.folder = copy_project(folder / "a project", *names)
         (self.folder / "stub.py").write_text(PYTHON)
         self.python = self.folder / "stub"
@@ -147,6 +147,15 @@ def test_cnn_trains_every_fold_then_evaluates(project):
     *folds, evaluation = project.calls()
     assert folds == [["train_cnn.py", f"--fold={k}", *given] for k in range(1, 6)]
     assert evaluation == ["evaluate.py", "--model=cnn", "--data=digits", "--name=a"]
+
+
+def test_an_arch_is_trained_on_its_own_split_or_on_the_folds_asked_for(project):
+    project.make("cnn", "ARCH=elu", "EPOCHS=7")
+    project.make("cnn", "ARCH=elu", "FOLDS=2 3", "KEEP=9")
+    evaluation = ["evaluate.py", "--model=cnn", "--arch=elu"]
+    folds = [["train_cnn.py", f"--fold={k}", "--arch=elu", "--keep=9"] for k in (2, 3)]
+    assert project.calls() == [["train_cnn.py", "--arch=elu", "--epochs=7"], evaluation, *folds, evaluation]
+    assert "make ae_cls does not take ARCH" in project.refused("ae_cls", "ARCH=elu")
 
 
 def test_ae_trains_then_evaluates(project):

@@ -12,6 +12,7 @@ from skimage import metrics
 
 import common
 import options
+import recipes
 from options import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -104,6 +105,60 @@ def test_a_layer_that_is_missing_or_of_another_shape_is_named(names, filters, se
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "left"),
+    [
+        ("cnn_elu", 420_842, 419_818),
+        ("cnn_leaky", 1_084_234, 1_084_234),
+        ("cnn_pool3", 1_116_170, 1_116_170),
+        ("cnn_wide5", 4_361_738, 4_361_738),
+        ("cnn_dropout", 6_417_034, 6_416_778),
+    ],
+)
+def test_parameters_of_the_documents_networks(name, parameters, left):
+    model = built(name)
+    assert (model.count_params(), trainable(model)) == (parameters, left)
+
+
+def kinds(name):
+    """The layers of a network in a line: kind, with width and activation or with rate where it has one."""
+    words = []
+    for layer in built(name).layers[2:]:
+        width = getattr(layer, "filters", None) or getattr(layer, "units", None)
+        activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+        rate = getattr(layer, "rate", None) or getattr(layer, "negative_slope", None)
+        parts = [type(layer).__name__, width, *getattr(layer, "kernel_size", ())[:1], rate]
+        words.append(
+            "-".join(str(part) for part in parts if part) + ("" if activation == "linear" else f"-{activation}")
+        )
+    return " ".join(words)
+
+
+def test_layers_of_the_documents_networks():
+    pool = "MaxPooling2D"
+    elu = " ".join(
+        f"{2 * f'Conv2D-{width}-3 BatchNormalization ELU '}{pool} Dropout-{rate}"
+        for width, rate in ((32, 0.2), (64, 0.2), (128, 0.3))
+    )
+    assert kinds("cnn_elu").replace("-elu", "") == (
+        f"{elu} Flatten Dense-64 BatchNormalization ELU Dropout-0.3 Dense-10-softmax"
+    )
+    leaky = "LeakyReLU-0.1"
+    assert kinds("cnn_leaky") == (
+        f"Conv2D-16-3-relu {leaky} Conv2D-32-3 {leaky} {pool} Dropout-0.25 "
+        f"Conv2D-32-3 {leaky} Conv2D-64-3 {leaky} {pool} Dropout-0.25 "
+        f"Flatten Dense-256 {leaky} Dropout-0.5 Dense-10 {leaky} Softmax"
+    )
+    dense = "Flatten Dense-1024-relu Dense-10-softmax"
+    assert kinds("cnn_pool3") == " ".join(f"Conv2D-{width}-3-relu {pool}" for width in (32, 64, 64)) + f" {dense}"
+    assert kinds("cnn_wide5") == f"Conv2D-32-5-relu Conv2D-64-5-relu {pool} Conv2D-64-5-relu {pool} {dense}"
+    assert kinds("cnn_dropout") == (
+        f"Conv2D-128-3-relu Conv2D-128-3-relu BatchNormalization {pool} Dropout-0.3 "
+        f"Conv2D-256-3-relu Conv2D-256-3-relu {pool} Dropout-0.3 Conv2D-512-3-relu {pool} Dropout-0.3 "
+        "Flatten Dense-512-relu Dropout-0.3 Dense-10-softmax"
+    )
+
+
 @pytest.mark.parametrize("name", common.RECIPES)
 def test_finished_models_are_stock_float32_and_take_pictures_as_they_are(name):
     model = built(name)
@@ -113,7 +168,9 @@ def test_finished_models_are_stock_float32_and_take_pictures_as_they_are(name):
     assert model.input_shape == (None, 32, 32, 3)
     assert model.output_shape == ((None, 32, 32, 3) if name == "autoencoder" else (None, 10))
     rescaled = keras.Model(model.input, model.get_layer("rescale").output)(PICTURES)
-    assert np.allclose(numpy(rescaled), PICTURES / 255)
+    scaled = {"cnn_leaky": PICTURES / 255 - 0.5}
+    scaled |= dict.fromkeys(("cnn_pool3", "cnn_wide5", "cnn_dropout"), PICTURES)
+    assert np.allclose(numpy(rescaled), scaled.get(name, PICTURES / 255), atol=1e-6)
     out = numpy(model(PICTURES))
     assert out.min() >= 0
     assert out.max() <= 1
@@ -136,8 +193,10 @@ def test_finished_file_opens_where_this_project_is_not(cnn, tmp_path):
 
 @pytest.mark.parametrize("name", ["epochs", "batch-size", "learning-rate", "patience"])
 def test_help_names_the_recipes_defaults(name):
-    (number,) = re.findall(r"\(default: ([\d.]+)[;)]", options.OPTIONS[name][1]["help"])
-    assert {getattr(recipe, name.replace("-", "_")) for recipe in common.RECIPES.values()} == {float(number)}
+    (number,) = re.findall(r"\(default: ([\d.]+), or the ARCH's own\)", options.OPTIONS[name][1]["help"])
+    assert {getattr(recipe, name.replace("-", "_")) for recipe in map(recipes.RECIPES.get, recipes.MODELS)} == {
+        float(number)
+    }
 
 
 # --- The training twin ---
@@ -145,7 +204,7 @@ def test_help_names_the_recipes_defaults(name):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
 def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
-    training, core = common.training_model(cnn, common.REFERENCE_RANGES, precision)
+    training, core = common.training_model(cnn, recipes.REFERENCE_RANGES, precision)
     expected = numpy(cnn(PICTURES))
     found = training(PICTURES, training=False)
     assert keras.backend.standardize_dtype(found.dtype) == "float32"
@@ -158,30 +217,34 @@ def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
 def test_training_model_keeps_what_is_frozen():
     model = built("autoencoder_cls")
     frozen = common.freeze(model, "block2_norm2")
-    training, core = common.training_model(model, common.REFERENCE_RANGES, "float32")
+    training, core = common.training_model(model, recipes.REFERENCE_RANGES, "float32")
     assert trainable(training) == trainable(model) - 2 * 64  # the biases that normalisation cancels
     assert not any(core.get_layer(name).trainable for name in frozen)
 
 
 def biases(core):
-    return {layer.name: layer.use_bias for layer in core.layers if isinstance(layer, layers.Conv2D)}
+    return {layer.name: layer.use_bias for layer in core.layers if hasattr(layer, "kernel")}
 
 
 def test_training_model_does_without_biases_that_normalisation_cancels(cnn):
     def core_of(model):
-        return common.training_model(model, common.REFERENCE_RANGES, "float32")[1]
+        return common.training_model(model, recipes.REFERENCE_RANGES, "float32")[1]
 
-    assert biases(core_of(built("cnn"))) == {"conv1": False, "conv2": False}
-    assert biases(core_of(cnn)) == {"conv1": True, "conv2": True}  # they hold a value already, so they must count
+    def without(model):
+        return {name for name, there in biases(core_of(model)).items() if not there}
+
+    assert without(built("cnn")) == {"conv1", "conv2"}
+    assert without(built("cnn_elu")) == {*(f"block{b}_conv{i}" for b in (1, 2, 3) for i in (1, 2)), "dense1"}
+    assert without(cnn) == set()  # they hold a value already, so they must count
     assert all(biases(core_of(built("autoencoder"))).values())  # a ReLU stands between
     frozen = built("cnn")
     frozen.get_layer("norm1").trainable = False
-    assert biases(core_of(frozen)) == {"conv1": True, "conv2": False}
+    assert without(frozen) == {"conv2"}
 
 
 def test_weights_come_back_from_a_training_model_without_biases():
     model = built("cnn")
-    training, core = common.training_model(model, common.REFERENCE_RANGES, "float32")
+    training, core = common.training_model(model, recipes.REFERENCE_RANGES, "float32")
     shake(core)
     common.copy_weights(model, core)
     assert np.allclose(numpy(model(PICTURES)), numpy(training(PICTURES, training=False)), atol=1e-5)
@@ -190,7 +253,7 @@ def test_weights_come_back_from_a_training_model_without_biases():
 
 @pytest.mark.parametrize("target", ["augmented", "original"])
 def test_autoencoder_trains_on_pairs_of_reconstruction_and_target(autoencoder, target):
-    training, _ = common.training_model(autoencoder, common.REFERENCE_RANGES, "float32", target)
+    training, _ = common.training_model(autoencoder, recipes.REFERENCE_RANGES, "float32", target)
     pair = numpy(training(PICTURES, training=False))
     assert pair.shape == (6, 2, 32, 32, 3)
     assert np.allclose(pair[:, 0], numpy(autoencoder(PICTURES)), atol=1e-4)
@@ -201,7 +264,7 @@ def test_autoencoder_trains_on_pairs_of_reconstruction_and_target(autoencoder, t
 
 
 def test_augmented_target_is_what_the_autoencoder_sees(autoencoder):
-    training, core = common.training_model(autoencoder, common.REFERENCE_RANGES, "float32", "augmented")
+    training, core = common.training_model(autoencoder, recipes.REFERENCE_RANGES, "float32", "augmented")
     common.seed_layers(training, core, 0, 1, 0)
     goal = numpy(training(PICTURES, training=True))[:, 1]
     common.seed_layers(training, core, 0, 1, 0)

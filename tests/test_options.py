@@ -11,14 +11,16 @@ import pytest
 from conftest import ROOT
 
 import options
+import recipes
 
 SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
 
 
 def test_defaults_are_the_reference_study(arguments):
     args = arguments()
-    assert (args.data, args.keep, args.val, args.fold, args.seed) == (None, None, 0.15, 1, 0)
-    assert args.reduced == ["2", "4", "9"]
+    assert (args.data, args.keep, args.val, args.fold, args.seed, args.reduced) == (None, None, None, None, 0, None)
+    recipe = recipes.RECIPES["cnn"]
+    assert (recipe.val, recipe.split, recipe.reduced) == (0.15, "shuffle", ("2", "4", "9"))
     assert (args.noaug, args.target, args.precision, args.name, args.force) == (False, "augmented", "auto", None, False)
     assert (args.epochs, args.batch_size, args.learning_rate, args.patience) == (None, None, None, None)
 
@@ -92,7 +94,7 @@ def test_an_autoencoder_chosen_for_an_encoder_that_takes_none_is_refused(argumen
     assert arguments("--encoder", "tuned", *choice.split()).encoder == "tuned"
 
 
-@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2", *options.ENCODERS])
+@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2", "elu", *options.ENCODERS])
 def test_names_that_are_words_of_run_names_are_refused(arguments, name):
     with pytest.raises(options.InputError, match=name):
         arguments("--name", name)
@@ -117,10 +119,18 @@ def test_run_names(parts, name):
     assert options.run_name(**parts) == name
 
 
+def test_an_arch_makes_another_model_and_has_to_be_one_of_its_own():
+    assert options.model_name("cnn") == "cnn"
+    assert {options.model_name("cnn", arch) for arch in recipes.ARCHS["cnn"]} < recipes.RECIPES.keys()
+    assert recipes.ARCHS["cnn"] == ["elu", "leaky", "pool3", "wide5", "dropout"]
+    with pytest.raises(options.InputError, match="ARCH=cae is no network of cnn; its networks are elu, leaky"):
+        options.model_name("cnn", "cae")
+
+
 def test_different_runs_have_different_names():
     data = [options.data_prefix(source) for source in (None, "digits", "some/other.npz", "mod.npz")]
     variants = [(False, "augmented"), (True, "augmented"), (False, "original")]
-    runs = list(itertools.product(options.MODELS, data, variants, [None, "a", "b-c"], options.ENCODERS))
+    runs = list(itertools.product(recipes.RECIPES, data, variants, [None, "a", "b-c"], options.ENCODERS))
     names = {options.run_name(model, prefix, *variant, *rest) for model, prefix, variant, *rest in runs}
     assert len(names) == len(runs)
 

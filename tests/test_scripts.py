@@ -515,9 +515,12 @@ def test_the_quality_of_fewer_pictures_than_there_are_cores(borrow, monkeypatch,
         ("--model cnn --target original", "--noaug and --target choose an autoencoder, and a cnn has none"),
         (
             "--model cnn --model-path a.keras --name b",
-            "--model-path names the file, so --noaug, --target, --encoder and --name",
+            "--model-path names the file, so --arch, --noaug, --target, --encoder and --name",
         ),
-        ("--model autoencoder --model-path a.keras --noaug", "--model-path names the file, so --noaug, --target"),
+        (
+            "--model autoencoder --model-path a.keras --noaug",
+            "--model-path names the file, so --arch, --noaug, --target",
+        ),
     ],
 )
 def test_options_that_would_choose_nothing_are_refused(workdir, words, sentence):
@@ -696,9 +699,9 @@ def test_an_autoencoder_of_other_images_is_not_taken(inside, words):
 
 
 def test_an_autoencoder_of_another_split_of_the_same_images_is_taken(inside):
-    args = SimpleNamespace(data=DATA, reduced=["2", "4", "9"], keep=None, val=0.2, seed=0)
+    args = SimpleNamespace(data=DATA, reduced=None, keep=None, val=0.2, seed=0)
     args = SimpleNamespace(**vars(args), noaug=True, target="augmented", encoder="frozen", name="other")
-    run, _ = common.find_autoencoder(args, common.prepare_fold(args, 2))
+    run, _ = common.find_autoencoder(args, common.prepare_fold(args, common.Recipe(None), 2))
     assert run.name == AUTOENCODER
 
 

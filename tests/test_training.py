@@ -24,6 +24,7 @@ from keras import layers
 
 import common
 import options
+import recipes
 from options import InputError, RunFailed
 
 TIMING = {"seconds", "images_per_second"}
@@ -55,7 +56,7 @@ def tiny_recipes():
 
 @pytest.fixture(scope="module")
 def fold(npz, arguments):
-    return common.prepare_fold(arguments("--data", npz))
+    return common.prepare_fold(arguments("--data", npz), common.Recipe(None))
 
 
 @pytest.fixture
@@ -138,10 +139,11 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     record = json.loads((run.folder / "tiny_fold1.json").read_text())
     assert (record["run"], record["fold"], record["note"]) == ("tiny", 1, "from take")
     asked = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-3, "patience": 15, "seed": 0, "val": 0.15}
-    fixed = {"optimizer": "adam", "balanced": True, "reduce_lr": True}
+    fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
+    fixed |= {"scale": 1 / 255, "offset": 0.0}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
-    images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20]}
+    images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
     assert record["settings"] == {"model": "tiny", "precision": "float32", "ranges": ranges, **asked, **fixed, **images}
     assert record["data"] == fold.record
     assert record["parameters"] == (8 * 8 * 3 + 1) * 4 + 4 * 4 + (64 + 1) * 10
@@ -220,11 +222,11 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
     monkeypatch.setattr(common, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
     train(run, "--batch-size", 100, model="tiny_autoencoder", target=target, augment=augment)
     (((_, ranges, _, found_target), _),) = made
-    assert ranges == (common.REFERENCE_RANGES if augment else common.Ranges())
+    assert ranges == (recipes.REFERENCE_RANGES if augment else common.Ranges())
     assert found_target == target
     record = run.read_record()
     assert record["settings"].items() >= {"target": target, "augment": augment, "optimizer": "rmsprop"}.items()
-    assert (record["settings"]["balanced"], record["settings"]["reduce_lr"]) == (False, False)
+    assert (record["settings"]["balanced"], record["settings"]["schedule"]) == (False, None)
     history = record["history"]
     assert history.keys() == {"loss", "psnr", "val_loss", "val_psnr", "learning_rate", *TIMING}
     assert -10 * np.log10(history["val_loss"][0]) <= history["val_psnr"][0] < 40
@@ -314,6 +316,32 @@ def test_an_interrupted_training_ends_as_one_run_through(run_through, train, run
     assert {len(values) for values in record["history"].values()} == {best + 15}
     assert (record["best_epoch"], record["settings"]) == (expected["best_epoch"], expected["settings"])
     assert not run.state.exists()
+
+
+@pytest.fixture
+def decaying(monkeypatch):
+    """The tiny model with a falling learning rate, no early stopping, and the epoch of the best accuracy kept."""
+    change = {"schedule": 0.5, "patience": None, "monitor": "val_accuracy", "epochs": 6}
+    monkeypatch.setitem(common.RECIPES, "tiny", dataclasses.replace(common.RECIPES["tiny"], **change))
+
+
+def test_a_rate_that_falls_each_epoch_and_the_best_accuracy_interrupted_or_not(
+    decaying, train, run, worsening, tmp_path
+):
+    train(run, "--learning-rate", "0.01", fold=worsening)
+    record = run.read_record()
+    history = record["history"]
+    assert history["learning_rate"] == pytest.approx([0.01 * 0.5**epoch for epoch in range(6)])
+    assert record["best_epoch"] == 1 + np.argmax(history["val_accuracy"])
+    assert record["settings"].items() >= {"schedule": 0.5, "patience": None, "monitor": "val_accuracy"}.items()
+
+    pieces = common.Run("tiny", 1, tmp_path / "pieces")
+    for epoch in (3, 5):
+        with stopped_in_epoch(epoch):
+            train(pieces, "--learning-rate", "0.01", fold=worsening)
+    train(pieces, "--learning-rate", "0.01", fold=worsening)
+    assert equal_weights(pieces.load_model(), run.load_model())
+    assert without_timing(pieces.read_record()["history"]) == without_timing(history)
 
 
 def test_stopped_between_the_last_epoch_and_the_file_it_only_writes_the_file(finished, train, run, monkeypatch):
@@ -477,7 +505,7 @@ def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
     ("change", "words"),
     [
         ({"optimizer": "sgd"}, "optimizer adam there, sgd now"),
-        ({"reduce_lr": False}, "reduce_lr True there, False now"),
+        ({"schedule": None}, "schedule plateau there, None now"),
         ({"ranges": common.Ranges(flip=True)}, "ranges {.*'rotation': 40.*} there, {.*'rotation': 0.0.*} now"),
     ],
 )
@@ -815,7 +843,9 @@ def test_only_the_cores_that_the_process_may_use_are_counted():
     assert done.stdout == "CPU, 1 cores\n", done.stderr
 
 
-@pytest.mark.parametrize(("source", "ranges"), [("digits", common.DIGITS_RANGES), ("cifar10", common.REFERENCE_RANGES)])
+@pytest.mark.parametrize(
+    ("source", "ranges"), [("digits", common.DIGITS_RANGES), ("cifar10", recipes.REFERENCE_RANGES)]
+)
 def test_digits_are_turned_less_than_pictures_and_never_mirrored(fold, arguments, source, ranges):
     there = dataclasses.replace(fold, record={**fold.record, "source": source})
     settings = common.resolve_settings(arguments(), "cnn", there)
