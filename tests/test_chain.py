@@ -1,11 +1,14 @@
 """The real thing through make, in a copy of the project: small here, and the whole demo among the long tests."""
 
 import json
+import re
 
 import pytest
-from conftest import copy_project, files_of_autoencoder, files_of_classifier, make
+from conftest import ROOT, copy_project, files_of_autoencoder, files_of_classifier, make
 
 import recipes
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -91,6 +94,20 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
         assert settings[name] == getattr(recipe, name)
     assert settings["reduced"] == []
     assert report["summary"]["accuracy"]["mean"] > (0.8 if arch != "dropout" else 0.09)
+
+
+@pytest.mark.long
+def test_a_network_of_ones_own_is_what_the_readme_says(project):
+    example = re.search(r"```python\n(def build_small.*?)\n\n    (\"cnn_small\": .*?,)\n```", README, re.DOTALL)
+    path = project / "recipes.py"
+    text = path.read_text().replace("# --- Recipes", f"{example[1]}\n\n\n# --- Recipes")
+    path.write_text(text.replace("RECIPES = {\n", f"RECIPES = {{\n    {example[2]}\n"))
+    typed(project, "cnn", "ARCH=small", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", timeout=200)
+    record = json.loads((project / "checkpoints/digits_cnn_small_fold2.json").read_text())
+    assert record["settings"].items() >= {"model": "cnn_small", "batch_size": 64, "balanced": True}.items()
+    assert "  ARCH       another network" in typed(project, "help", timeout=20)
+    typed(project, "cnn", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", "BATCH=64", timeout=200)
+    assert "digits_cnn_small - digits_cnn |" in typed(project, "compare", timeout=100)
 
 
 @pytest.mark.long
