@@ -6,6 +6,7 @@ takes the largest group of runs on the same pictures, and says what it leaves ou
 
 import dataclasses
 import json
+import re
 import textwrap
 
 import numpy as np
@@ -75,8 +76,7 @@ def main(argv=None):
     if args.runs:
         chosen, left_out = require_runs(args.runs, runs, unusable), {}
     else:
-        chosen, left_out = largest_group(runs)
-        left_out |= unusable
+        chosen, left_out = largest_group(runs, unusable)
     baselines = {run.name: find_baseline(run, chosen, args.baseline) for run in chosen}
     compared = compare_all([(run, baselines[run.name]) for run in chosen if baselines[run.name]])
 
@@ -117,7 +117,7 @@ def read_reports():
                 elif any(fold["record"] is None for fold in report["folds"].values()):
                     unusable[name] = "it was evaluated without a record of its training"
                 else:
-                    runs.append(evaluated(report))
+                    runs.append(evaluated(report, name))
         except InputError as error:
             unusable[name] = str(error)
     names = {run.name: run for run in runs}
@@ -128,12 +128,14 @@ def read_reports():
     return runs, autoencoders, unusable
 
 
-def evaluated(report):
-    """A classifier's report as Evaluated. Raises ValueError where it lacks something or does not fit together."""
+def evaluated(report, name):
+    """A classifier's report as Evaluated. Raises some error where it lacks something or does not fit together."""
     import common
 
-    if not common.has_form(report, REPORT):
+    if not common.has_form(report, REPORT) or not report["folds"]:
         raise ValueError("it lacks what reports hold")
+    if report["run"] != name or not re.fullmatch(r"[a-z0-9-]*", report["data"]["prefix"]):
+        raise ValueError("it is of another name")
     labels = np.array(report["labels"].split(), int)
     folds = {int(number): fold for number, fold in report["folds"].items()}
     form = {**FIGURES, "record": {**common.RECORD, "parameters": int, "trainable_parameters": int, "seconds": float}}
@@ -143,6 +145,7 @@ def evaluated(report):
     for number, fold in folds.items():
         if not np.isclose(np.mean(run.predicted(number) == labels), fold["accuracy"]):
             raise ValueError(f"the accuracy of fold {number} is not that of its predictions")
+    figures_of(run, {}), run.same_data  # raises where anything is missing that is needed later
     return run
 
 
@@ -164,7 +167,7 @@ def require_runs(names, runs, unusable):
     return chosen
 
 
-def largest_group(runs):
+def largest_group(runs, unusable):
     """(The most runs on the same data; of as many, those with the most folds; {name of another run: why not})."""
     groups = {}
     for run in runs:
@@ -173,9 +176,10 @@ def largest_group(runs):
     if len(chosen) < 2:
         raise InputError(
             f"there are no two evaluated classifiers on the same data in {IMAGES}: run `make cnn` and `make ae_cls`"
+            + "".join(f"; {name} is left out: {reason}" for name, reason in unusable.items())
         )
     left_out = [run for run in runs if run not in chosen]
-    return chosen, {run.name: difference_of_data(chosen[0], run) for run in left_out}
+    return chosen, {run.name: difference_of_data(chosen[0], run) for run in left_out} | unusable
 
 
 def difference_of_data(first, second):

@@ -277,8 +277,43 @@ def test_nothing_to_compare_is_one_sentence(workdir):
     with pytest.raises(InputError, match=r"no two evaluated classifiers .* run `make cnn`"):
         run()
     write("cnn", {1: 0.7})
-    with pytest.raises(InputError, match="no two evaluated classifiers"):
+    (options.IMAGES / "broken_report.json").write_text("{")
+    with pytest.raises(InputError, match=r"no two evaluated classifiers .*; broken is left out: .* evaluate that run"):
         run()
+
+
+def first_fold(report):
+    return report["folds"]["1"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda report: report.clear(),
+        lambda report: report.update(summary=[]),
+        lambda report: report.update(folds={}),
+        lambda report: report.update(run="../cnn"),
+        lambda report: report.update(ensemble=5),
+        lambda report: report.update(labels=report["labels"].replace("1", "2")),
+        lambda report: report["data"].update(prefix="../../up"),
+        lambda report: report["folds"].update(x=first_fold(report)),
+        lambda report: first_fold(report).update(predicted="1 2"),
+        lambda report: first_fold(report).update(predicted="a b"),
+        lambda report: first_fold(report).update(recall={}),
+        lambda report: first_fold(report)["record"].update(settings={}),
+        lambda report: first_fold(report)["record"]["settings"].update(reduced=[77]),
+        lambda report: first_fold(report)["record"].pop("seconds"),
+    ],
+)
+def test_a_report_that_is_not_as_written_is_left_out(study, damage):
+    path = write("mod_autoencoder_cls", {1: 0.5, 2: 0.5}, "frozen")
+    report = json.loads(path.read_text())
+    damage(report)
+    path.write_text(json.dumps(report))
+    found = run()
+    assert list(found["left_out"]) == ["mod_autoencoder_cls"]
+    assert found["left_out"]["mod_autoencoder_cls"].startswith(f"{path} is not as evaluate.py writes it (")
+    assert "mod_autoencoder_cls" not in found["runs"] and len(found["runs"]) == 3
 
 
 def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
