@@ -5,6 +5,7 @@ takes the largest group of runs on the same pictures, and says what it leaves ou
 """
 
 import dataclasses
+import itertools
 import json
 import re
 import textwrap
@@ -24,7 +25,13 @@ REPORT = {  # the form of what is read of a report
     "labels": str,
     "folds": dict,
 }
-FIGURES = {"accuracy": float, "macro_f1": float, "calibration_error": float, "recall": dict, "predicted": str}
+SCORES = {"accuracy": float, "macro_f1": float, "calibration_error": float, "recall": dict}
+RECORD = {
+    **{"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str},
+    "settings": {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": [int]},
+    "data": {"train_sha256": str},
+}
+AUTOENCODER = {"PSNR (dB)": {"mean": float}, "SSIM": {"mean": float}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +54,26 @@ class Evaluated:
         return self.record["settings"]
 
     @property
+    def model(self):
+        return self.settings["model"]
+
+    @property
+    def encoder(self):
+        """Its ENCODER; None where it has none."""
+        return self.settings.get("encoder", "frozen" if "_cls" in self.model else None)
+
+    @property
+    def class_names(self):
+        return self.record["data"]["class_names"]
+
+    @property
     def same_data(self):
         """What two runs must have in common to be compared: {what it is: its value}."""
         return {
             "the training pictures": self.settings["sha256"],
             "the images kept of reduced classes": self.settings["kept_sha256"],
             "the test pictures": self.data["test_sha256"],
+            "the classes' names": tuple(self.class_names),
             "how the validation images are chosen": self.settings.get("split", "shuffle"),
             "VAL": self.settings["val"],
             "SEED": self.settings["seed"],
@@ -64,7 +85,7 @@ class Evaluated:
     @property
     def reduced(self):
         """Names of the reduced classes."""
-        return [self.record["data"]["class_names"][number] for number in self.settings["reduced"]]
+        return [self.class_names[number] for number in self.settings["reduced"]]
 
 
 def main(argv=None):
@@ -73,16 +94,17 @@ def main(argv=None):
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
     runs, autoencoders, unusable = read_reports()
-    if args.runs:
-        chosen, left_out = require_runs(args.runs, runs, unusable), {}
-    else:
-        chosen, left_out = largest_group(runs, unusable)
-    baselines = {run.name: find_baseline(run, chosen, args.baseline) for run in chosen}
-    compared = compare_all([(run, baselines[run.name]) for run in chosen if baselines[run.name]])
+    chosen, left_out = (require_runs if args.runs else largest_group)(runs, unusable, args.runs)
+    pairs = find_pairs(chosen, args.baseline)
+    if args.runs and not pairs:
+        pairs = find_pairs(chosen, [chosen[0].name])
+    compared = compare_all(pairs)
 
+    reduced = list(dict.fromkeys(itertools.chain(*(run.reduced for run in chosen))))
     content = {
         "data": chosen[0].data,
-        "runs": {run.name: figures_of(run, autoencoders) for run in chosen},
+        "reduced": reduced,
+        "runs": {run.name: figures_of(run, reduced, autoencoders) for run in chosen},
         "comparisons": compared,
         "left_out": left_out,
     }
@@ -90,11 +112,11 @@ def main(argv=None):
     name = options.run_name("comparison", chosen[0].data["prefix"], name=args.name)
     common.commit_text(IMAGES / f"{name}.txt", f"{text}\n")
     common.commit_json(IMAGES / f"{name}.json", {**content, "text": text})
-    files = f"{IMAGES / name}.txt, .json"
     if compared:
-        plot_differences(compared, f"{name}.png")
-        files += " and .png"
-    print(f"{text}\n\n{files} are written")
+        save(differences_plot(compared), f"{name}.png")
+    else:
+        (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
+    print(f"{text}\n\n{IMAGES / name}.txt, .json{' and .png' if compared else ''} are written")
 
 
 # --- What there is to compare ---------------------------------------------------------------------------------------
@@ -110,47 +132,60 @@ def read_reports():
         try:
             with common.reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
-                if next(iter(report["summary"])).startswith("PSNR"):
-                    record = report["folds"]["1"]["record"]
-                    if record:
-                        autoencoders[record["checkpoint_sha256"]] = {"name": name, **report["summary"]}
-                elif any(fold["record"] is None for fold in report["folds"].values()):
+                if any(fold["record"] is None for fold in report["folds"].values()):
                     unusable[name] = "it was evaluated without a record of its training"
+                elif re.search(r"_fold\d+$", name):
+                    unusable[name] = "it is of one file, evaluated with --model-path"
+                elif "PSNR (dB)" in report["summary"]:
+                    require_form(report["summary"], AUTOENCODER)
+                    sha256 = report["folds"]["1"]["record"]["checkpoint_sha256"]
+                    autoencoders[sha256] = {"name": name, **report["summary"]}
                 else:
                     runs.append(evaluated(report, name))
         except InputError as error:
             unusable[name] = str(error)
     names = {run.name: run for run in runs}
-    for path in sorted(options.CHECKPOINTS.glob("*_fold*.keras")):
-        name, _, fold = path.stem.rpartition("_fold")
-        if name not in unusable and (name not in names or int(fold) not in names[name].folds):
-            unusable[path.stem] = "it is finished, but not evaluated: run make test-eval"
+    for path in sorted(options.CHECKPOINTS.glob("*.keras")):
+        match = re.fullmatch(r"([^.].*)_fold(\d+)", path.stem)
+        if match and match[1] not in unusable and int(match[2]) not in getattr(names.get(match[1]), "folds", {}):
+            unusable[path.stem] = "it is finished, but not evaluated: run make test-eval with its MODEL"
     return runs, autoencoders, unusable
 
 
-def evaluated(report, name):
-    """A classifier's report as Evaluated. Raises some error where it lacks something or does not fit together."""
+def require_form(value, form):
     import common
 
-    if not common.has_form(report, REPORT) or not report["folds"]:
+    if not common.has_form(value, form):
         raise ValueError("it lacks what reports hold")
+
+
+def evaluated(report, name):
+    """A classifier's report as Evaluated. Raises an error where it lacks something or does not fit together."""
+    import common
+
+    require_form(report, REPORT)
     if report["run"] != name or not re.fullmatch(r"[a-z0-9-]*", report["data"]["prefix"]):
         raise ValueError("it is of another name")
     labels = np.array(report["labels"].split(), int)
     folds = {int(number): fold for number, fold in report["folds"].items()}
-    form = {**FIGURES, "record": {**common.RECORD, "parameters": int, "trainable_parameters": int, "seconds": float}}
-    if not all(common.has_form(fold, form) for fold in folds.values()):
-        raise ValueError("a fold lacks what reports hold")
-    run = Evaluated(report["run"], folds, report.get("ensemble"), report["data"], labels)
+    for fold in folds.values():
+        require_form(fold, {**SCORES, "predicted": str, "record": common.RECORD})
+        require_form(fold["record"], RECORD)
+    if report.get("ensemble"):
+        require_form(report["ensemble"], SCORES)
+    run = Evaluated(name, folds, report.get("ensemble"), report["data"], labels)
+    if not folds or not {*run.settings["reduced"]} <= {*range(len(run.class_names))}:
+        raise ValueError("it lacks what reports hold")
+    if any({*scores["recall"]} != {*run.class_names} for scores in (*folds.values(), *filter(None, [run.ensemble]))):
+        raise ValueError("it lacks a class's recall")
     for number, fold in folds.items():
         if not np.isclose(np.mean(run.predicted(number) == labels), fold["accuracy"]):
             raise ValueError(f"the accuracy of fold {number} is not that of its predictions")
-    figures_of(run, {}), run.same_data  # raises where anything is missing that is needed later
     return run
 
 
-def require_runs(names, runs, unusable):
-    """The runs called `names`. Raises InputError where one is not there, or is of other data than the first."""
+def require_runs(runs, unusable, names):
+    """(The runs called `names`, {}). Raises InputError where one is not there, or two are of other data."""
     by_name = {run.name: run for run in runs}
     for name in names:
         if name in unusable:
@@ -161,67 +196,78 @@ def require_runs(names, runs, unusable):
     chosen = [by_name[name] for name in dict.fromkeys(names)]
     if len(chosen) < 2:
         raise InputError("one run alone compares with nothing; give RUNS two and more")
-    for run in chosen:
-        if differing := difference_of_data(chosen[0], run):
-            raise InputError(f"{chosen[0].name} and {run.name} cannot be compared: {differing}; leave one of them out")
-    return chosen
+    for one, other in itertools.combinations(chosen, 2):
+        if differing := difference_of_data(one, other):
+            raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
+    return chosen, {}
 
 
-def largest_group(runs, unusable):
+def largest_group(runs, unusable, _=None):
     """(The most runs on the same data; of as many, those with the most folds; {name of another run: why not})."""
     groups = {}
     for run in runs:
         groups.setdefault(tuple(run.same_data.values()), []).append(run)
-    chosen = max(groups.values(), key=lambda group: (len(group), sum(len(run.folds) for run in group)), default=[])
+    group = max(groups.values(), key=lambda group: (len(group), sum(len(run.folds) for run in group)), default=[])
+    chosen, left_out = [], {}
+    for run in sorted(runs, key=lambda run: run not in group):
+        differing = next(filter(None, (difference_of_data(other, run) for other in chosen)), "")
+        if differing:
+            left_out[run.name] = differing
+        else:
+            chosen.append(run)
+    left_out |= unusable
     if len(chosen) < 2:
         raise InputError(
             f"there are no two evaluated classifiers on the same data in {IMAGES}: run `make cnn` and `make ae_cls`"
-            + "".join(f"; {name} is left out: {reason}" for name, reason in unusable.items())
+            + "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
         )
-    left_out = [run for run in runs if run not in chosen]
-    return chosen, {run.name: difference_of_data(chosen[0], run) for run in left_out} | unusable
+    return chosen, left_out
 
 
 def difference_of_data(first, second):
     """In what two runs' data differ, in words, or ''."""
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
-    splits = [
-        number
-        for number in first.folds.keys() & second.folds.keys()
-        if first.folds[number]["record"]["data"]["train_sha256"]
-        != second.folds[number]["record"]["data"]["train_sha256"]
-    ]
-    if splits and not differing:
-        differing = [f"the split of fold {min(splits)}"]
+    if not differing:
+        for number in sorted(first.folds.keys() & second.folds.keys()):
+            splits = {run.folds[number]["record"]["data"]["train_sha256"] for run in (first, second)}
+            if len(splits) > 1:
+                return f"the split of fold {number} differs"
     return f"{', '.join(differing)} differ" if differing else ""
 
 
-def is_control(other, run):
-    """True where `other` is the network of `run` trained from scratch, and `run` is not."""
-    return other.settings["model"] == run.settings["model"] and (
-        other.settings.get("encoder") == "scratch" != run.settings.get("encoder")
-    )
+def find_pairs(runs, wanted=None):
+    """[(run, what it is compared with)]: the run named `wanted`; or its scratch control, else the CNN.
 
-
-def find_baseline(run, runs, wanted):
-    """What `run` is compared with: the run named `wanted`, else its own scratch control, else the CNN; or None."""
+    A frozen encoder is compared with a random one as well, where there is one.
+    """
     if wanted:
-        baseline = next((other for other in runs if [other.name] == wanted), None)
+        baseline = next((run for run in runs if [run.name] == wanted), None)
         if not baseline:
             raise InputError(
                 f"BASELINE={' '.join(wanted)} is none of the runs compared: {', '.join(r.name for r in runs)}"
             )
-        return None if baseline is run else baseline
+        for run in runs:
+            if not run.folds.keys() & baseline.folds.keys():
+                raise InputError(f"{run.name} and {baseline.name} have no fold in common: leave one of them out")
+        return [(run, baseline) for run in runs if run is not baseline]
 
-    def nearest(candidates):  # of several, the one of the same NAME
-        unlike = {other.name: len({*run.name.split("_")} ^ {*other.name.split("_")}) for other in candidates}
-        return min(candidates, key=lambda other: unlike[other.name], default=None)
+    pairs = []
+    for run in runs:
 
-    if run.settings["model"] == "cnn":
-        return None
-    return nearest([other for other in runs if is_control(other, run)]) or nearest(
-        [other for other in runs if other.settings["model"] == "cnn"]
-    )
+        def nearest(model, encoder, run=run):  # of several, the one of the same NAME
+            return min(
+                (r for r in runs if (r.model, r.encoder) == (model, encoder) and r.folds.keys() & run.folds.keys()),
+                key=lambda other: len({*run.name.split("_")} ^ {*other.name.split("_")}),
+                default=None,
+            )
+
+        if run.encoder and run.encoder != "scratch":
+            baselines = [nearest(run.model, "scratch") or nearest("cnn", None)]
+            baselines += [nearest(run.model, "random")] if run.encoder == "frozen" else []
+        else:
+            baselines = [nearest("cnn", None)] if run.model != "cnn" else []
+        pairs += [(run, baseline) for baseline in baselines if baseline]
+    return pairs
 
 
 # --- Statistics -----------------------------------------------------------------------------------------------------
@@ -237,8 +283,6 @@ def corrected_t_test(differences, share):
 
     folds, mean = len(differences), np.mean(differences)
     error = np.sqrt(np.var(differences, ddof=1) * (1 / folds + share / (1 - share)))
-    if error == 0:
-        return mean, mean, float(mean == 0)
     low, high = stats.t.interval(LEVEL, folds - 1, mean, error)
     return low, high, 2 * stats.t.sf(abs(mean / error), folds - 1)
 
@@ -278,27 +322,31 @@ def compare_all(pairs):
 def compare(run, baseline, folds):
     import common
 
-    if not folds:
-        raise InputError(f"{run.name} and {baseline.name} have no fold in common: train one, or leave one of them out")
     right, other = (
         np.array([each.predicted(fold) == each.labels for fold in folds], float) for each in (run, baseline)
     )
     differences = right.mean(axis=1) - other.mean(axis=1)
-    tested = len(folds) >= FOLDS_TO_TEST
-    settings = [
+    untested = "fewer than three folds" if len(folds) < FOLDS_TO_TEST else ""
+    if not untested and np.ptp(differences) < 1e-9:  # a few test images: nothing to estimate a spread from
+        untested = "the same difference on every fold"
+    unlike = [
         {key: value for key, value in each.settings.items() if key not in ("model", "encoder") and "sha256" not in key}
+        | {key: each.record[key] for key in ("precision", "device")}
         for each in (run, baseline)
     ]
+    pretrained = [each.encoder in options.PRETRAINED for each in (run, baseline)]
     return {
         "run": run.name,
         "baseline": baseline.name,
-        "control": is_control(baseline, run) and run.settings.get("encoder") in options.PRETRAINED,
+        "encoders": [run.encoder, baseline.encoder],
+        "control": run.model == baseline.model and sum(pretrained) == 1,
         "folds": folds,
         "differences": differences.tolist(),
         "mean": float(differences.mean()),
-        "t_test": interval(corrected_t_test(differences, run.settings["val"])) if tested else None,
+        "t_test": None if untested else interval(corrected_t_test(differences, run.settings["val"])),
+        "untested": untested,
         "bootstrap": interval(paired_bootstrap((right - other).mean(axis=0))),
-        "unlike": common.differing_settings(*settings, "{} {} and {}"),
+        "unlike": common.differing_settings(*unlike, "{} {} and {}"),
     }
 
 
@@ -309,23 +357,23 @@ def interval(low_high_p):
 # --- What is said of it ---------------------------------------------------------------------------------------------
 
 
-def figures_of(run, autoencoders):
+def figures_of(run, reduced, autoencoders):
     """Mean and standard deviation over folds of what a run scored and cost, and the figures of its ensemble."""
 
     def over_folds(figure):
         return spread([figure(fold) for fold in run.folds.values()])
 
-    scores = {key: over_folds(lambda fold, key=key: fold[key]) for key in ("accuracy", "macro_f1", "calibration_error")}
+    scores = {key: over_folds(lambda fold, key=key: fold[key]) for key in SCORES if key != "recall"}
     return {
         "folds": sorted(run.folds),
         **scores,
-        "recall": {name: over_folds(lambda fold, name=name: fold["recall"][name]) for name in run.reduced},
+        "recall": {name: over_folds(lambda fold, name=name: fold["recall"][name]) for name in reduced},
         "epochs": over_folds(lambda fold: len(fold["record"]["history"]["loss"])),
         "minutes": over_folds(lambda fold: fold["record"]["seconds"] / 60),
         "parameters": run.record["parameters"],
         "trainable_parameters": run.record["trainable_parameters"],
         "autoencoder": autoencoders.get(run.settings.get("autoencoder_sha256")),
-        "ensemble": run.ensemble and {key: run.ensemble[key] for key in (*scores, "recall")},
+        "ensemble": run.ensemble and {key: run.ensemble[key] for key in SCORES},
     }
 
 
@@ -333,8 +381,7 @@ def tables(content):
     """The table of the runs and, where there are comparisons, that of the differences."""
     from common import markdown_table
 
-    runs = content["runs"]
-    reduced = list(next(iter(runs.values()))["recall"])
+    runs, reduced = content["runs"], content["reduced"]
     head = ["run", "folds", "accuracy", "macro F1", *(f"recall {name}" for name in reduced), "calibration error"]
     head += ["parameters (trainable)", "epochs", "minutes a fold", "autoencoder's PSNR, SSIM"]
     rows = [head]
@@ -348,11 +395,13 @@ def tables(content):
         if together := run["ensemble"]:
             scores = [together[key] for key in ("accuracy", "macro_f1")]
             scores += [together["recall"][of] for of in reduced] + [together["calibration_error"]]
-            rows.append(["its ensemble", "", *(f"{score:.3f}" for score in scores), "", "", "", ""])
+            rows.append(
+                ["its ensemble", f"of {len(run['folds'])}", *(f"{score:.3f}" for score in scores), "", "", "", ""]
+            )
     found = [markdown_table(rows)]
     if content["comparisons"]:
         rows = [["accuracy, in points", "folds", "difference", "95 % over folds", "p", "p (Holm)"]]
-        rows[0] += ["95 % over test images", "p"]
+        rows[0] += ["95 % over test images", "p over images"]
         for row in content["comparisons"]:
             test, images = row["t_test"], row["bootstrap"]
             over_folds = [between(test), show_p(test["p"]), show_p(test["p_holm"])] if test else ["", "", ""]
@@ -375,35 +424,33 @@ def paragraphs(content):
     """What can be concluded and what cannot, in plain words; then what was left out."""
     compared = content["comparisons"]
     controlled = [row for row in compared if row["control"]]
-    others = [row for row in compared if not row["control"]]
     if controlled:
-        said = [
-            "Does a pretrained encoder help, beside the same network trained from scratch?",
-            *map(finding, controlled),
-        ]
+        said = ["Does a pretrained encoder help, beside the same network without?", *map(finding, controlled)]
     else:
         said = [
-            "Whether a pretrained encoder helps cannot be concluded: that takes the same network trained from scratch "
-            "(ENCODER=scratch); a gain over another network may be its depth."
+            "Whether a pretrained encoder helps cannot be concluded from these comparisons: that takes the same "
+            "network trained from scratch (ENCODER=scratch); a gain over another network may be its depth."
         ]
-    if others:
+    if others := [row for row in compared if not row["control"]]:
         said += ["Besides:", *map(finding, others)]
     said.append(f"All on {content['data']['test_images']:,} test images of {content['data']['source']}.")
-    if compared:
+    if any(row["t_test"] for row in compared):
         said.append(
-            "Over folds: corrected resampled t-test, p adjusted by Holm's method; it holds where chance in training "
-            "outweighs what the folds share: the test images, the autoencoder and most training images. Over test "
-            "images: paired bootstrap, conditional on the trained models."
+            "Over folds: corrected resampled t-test, intervals for each comparison alone, p adjusted by Holm's method; "
+            "it holds where chance in training outweighs what the folds share: the test images, the autoencoder and "
+            "most training images."
         )
+    if compared:
+        said.append("Over test images: paired bootstrap, conditional on the trained models.")
     left_out = "\n".join(f"- {name}: {reason}" for name, reason in content["left_out"].items())
     return [textwrap.fill(" ".join(said), 120), *([f"Left out:\n{left_out}"] if left_out else [])]
 
 
 def finding(row):
-    """One comparison as a sentence."""
-    test = row["t_test"]
+    """One comparison as a sentence or two."""
+    test, images = row["t_test"], row["bootstrap"]
     if not test:
-        verdict = f"cannot be tested on fewer than {FOLDS_TO_TEST} folds against"
+        verdict = "cannot be tested over folds against"
     elif test["p_holm"] >= 1 - LEVEL:
         verdict = "is not shown to differ from"
     else:
@@ -412,12 +459,16 @@ def finding(row):
     figures += ", ".join(map(str, row["folds"]))
     if test:
         figures += f"; 95 % interval {between(test)}; p {show_p(test['p_holm'])}"
-    unlike = f" They differ in more than the network: {row['unlike']}." if row["unlike"] else ""
-    return f"{row['run']} {verdict} {row['baseline']} ({figures}).{unlike}"
+    else:
+        figures += f": {row['untested']}; over test images, for these trained models, {between(images)}"
+    said = f"{row['run']} {verdict} {row['baseline']} ({figures})."
+    if sorted(map(str, row["encoders"])) == ["frozen", "scratch"]:
+        said += " This includes what freezing costs."
+    return said + (f" They differ in more than the network: {row['unlike']}." if row["unlike"] else "")
 
 
-def plot_differences(compared, filename):
-    """Each comparison's difference, on every fold and on average, with both intervals."""
+def differences_plot(compared):
+    """A figure: each comparison's difference, on every fold and on average, with both intervals."""
     figure, axes = new_figure(size=(8, 1.6 + 0.8 * len(compared)))
     for place, row in enumerate(compared):
         points = 100 * np.array(row["differences"])
@@ -437,7 +488,7 @@ def plot_differences(compared, filename):
     axes.grid(axis="x", alpha=0.3)
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
-    save(figure, filename)
+    return figure
 
 
 if __name__ == "__main__":

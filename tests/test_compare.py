@@ -15,6 +15,7 @@ from options import InputError
 IMAGES = 2000
 LABELS = np.arange(IMAGES) % 10
 AUTOENCODER = "a" * 64
+SPLITS = {"train_counts": [], "val_counts": [], "class_names": list(CLASSES)}
 
 
 def fold_figures(number, settings, right, seed=0):
@@ -30,9 +31,7 @@ def fold_figures(number, settings, right, seed=0):
             "source": "cifar10.npz",
             **{key: settings[key] for key in ("sha256", "kept_sha256", "reduced")},
             "train_sha256": f"split {number} of {settings['seed']}",
-            "class_names": list(CLASSES),
-            "train_counts": [],
-            "val_counts": [],
+            **SPLITS,
         },
         "history": {key: [1.0] * 12 for key in ("loss", "val_loss", "accuracy", "val_accuracy")},
         "best_epoch": 7,
@@ -40,6 +39,8 @@ def fold_figures(number, settings, right, seed=0):
         "parameters": 2_170_378,
         "trainable_parameters": 2_170_122,
         "seconds": 600.0 + 60 * number,
+        "precision": "float32",
+        "device": "CPU",
     }
     return {
         "accuracy": float(hits.mean()),
@@ -116,11 +117,6 @@ def test_the_correction_is_nadeau_and_bengios():
     assert (low, high) == pytest.approx((2 - 2.7764451 * 0.9701425, 2 + 2.7764451 * 0.9701425))
 
 
-@pytest.mark.parametrize(("value", "p"), [(0.0, 1.0), (0.1, 0.0)])
-def test_differences_that_are_all_the_same(value, p):
-    assert compare.corrected_t_test([value] * 3, 0.15) == pytest.approx((value, value, p))
-
-
 def test_holm_on_a_published_case():
     # p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm") of R's documentation of the method
     assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -177,6 +173,8 @@ def test_false_alarms_with_overlapping_training_sets():
     differences = online_perceptrons(np.random.default_rng(0), 1500, gap=0)
     assert abs(differences.mean()) < 0.01  # no difference is planted
     assert rejected(differences) <= 0.07
+    between, within = differences.mean(axis=1).var(), differences.var(axis=1, ddof=1).mean()
+    assert 0.05 < (between - within / 5) / (between - within / 5 + within) < 0.15  # how folds' differences correlate
     plain = np.mean(stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05)
     assert plain > 0.08  # what the correction is for
 
@@ -186,6 +184,9 @@ def test_power_against_a_planted_difference():
     assert 0.09 < differences.mean() < 0.11 and 0.04 < differences.std() < 0.06  # ten points, two deviations
     assert rejected(differences) >= 0.7
     assert rejected(differences[:, :3]) < rejected(differences)
+    differences = online_perceptrons(np.random.default_rng(2), 500, gap=0.19)
+    assert 0.045 < differences.mean() < 0.06  # one deviation
+    assert 0.2 < rejected(differences) < 0.42
 
 
 # --- Which runs, against which ---
@@ -198,6 +199,34 @@ def test_each_against_its_control_and_the_control_against_the_cnn(study):
         ("autoencoder_cls_noaug", "autoencoder_cls_scratch"): True,
         ("autoencoder_cls_scratch", "cnn"): False,
     }
+
+
+def test_a_frozen_encoder_is_compared_with_a_random_one_too(study):
+    write("autoencoder_cls_random", dict(enumerate([0.75, 0.74, 0.74], 1)), "random")
+    write("autoencoder_cls_tuned", dict(enumerate([0.85, 0.855, 0.84], 1)), "tuned")
+    found = run()
+    pairs = {(row["run"], row["baseline"]): row["control"] for row in found["comparisons"]}
+    assert pairs == {
+        ("autoencoder_cls_noaug", "autoencoder_cls_scratch"): True,
+        ("autoencoder_cls_noaug", "autoencoder_cls_random"): True,
+        ("autoencoder_cls_tuned", "autoencoder_cls_scratch"): True,
+        ("autoencoder_cls_random", "autoencoder_cls_scratch"): False,
+        ("autoencoder_cls_scratch", "cnn"): False,
+    }
+    text = " ".join(found["text"].split())
+    assert text.count("This includes what freezing costs.") == 1
+    assert re.search(r"than autoencoder_cls_scratch \([^)]*\)\. This includes what freezing costs\. autoenc", text)
+    first, _, besides = text.partition("Besides: ")
+    assert "autoencoder_cls_noaug is better than autoencoder_cls_random (" in first
+    assert "autoencoder_cls_random is not shown to differ from autoencoder_cls_scratch (" in besides
+
+
+def test_an_older_record_without_encoder_is_of_a_frozen_one(study):
+    path = write("mod_autoencoder_cls", {1: 0.5, 2: 0.55, 3: 0.52}, "frozen")
+    write("mod_autoencoder_cls_scratch", {1: 0.6, 2: 0.64, 3: 0.62}, "scratch")
+    path.write_text(path.read_text().replace('"encoder": "frozen", ', ""))
+    row = next(row for row in run()["comparisons"] if row["run"] == "mod_autoencoder_cls")
+    assert (row["baseline"], row["control"]) == ("mod_autoencoder_cls_scratch", True)
 
 
 def test_without_a_control_against_the_cnn_and_no_answer(study):
@@ -213,6 +242,8 @@ def test_a_baseline_of_ones_own(study):
         ("autoencoder_cls_scratch", "autoencoder_cls_noaug"),
         ("cnn", "autoencoder_cls_noaug"),
     }
+    text = " ".join(found["text"].split())
+    assert "help, beside the same network without? autoencoder_cls_scratch is worse than autoencoder_cls_noaug" in text
     with pytest.raises(InputError, match=r"BASELINE=other is none of the runs compared: .*cnn"):
         run(["--baseline", "other"])
 
@@ -252,8 +283,23 @@ def test_another_split_of_the_same_fold_is_no_same_data(study):
     report = json.loads(path.read_text())
     report["folds"]["2"]["record"]["data"]["train_sha256"] = "other"
     path.write_text(json.dumps(report))
-    with pytest.raises(InputError, match="the split of fold 2 differ"):
+    assert run()["left_out"] == {"mod_autoencoder_cls": "the split of fold 2 differs"}
+    with pytest.raises(InputError, match="the split of fold 2 differs"):
         run(["--runs", "cnn mod_autoencoder_cls"])
+
+
+def test_other_names_of_the_same_pictures_classes_are_other_data(study, monkeypatch):
+    monkeypatch.setitem(SPLITS, "class_names", [name.upper() for name in CLASSES])
+    path = write("mod_autoencoder_cls", {1: 0.5}, "frozen")
+    path.write_text(path.read_text().replace('"airplane": ', '"AIRPLANE": '))
+    assert "mod_autoencoder_cls" in run()["left_out"]
+
+
+def test_other_reduced_classes_of_the_same_images_are_further_columns(study):
+    write("mod_autoencoder_cls", {1: 0.5}, "frozen", reduced=[3])
+    found = run()
+    assert found["reduced"] == ["bird", "deer", "truck", "cat"]
+    assert all(list(figures["recall"]) == found["reduced"] for figures in found["runs"].values())
 
 
 @pytest.mark.parametrize(
@@ -290,7 +336,6 @@ def first_fold(report):
     "damage",
     [
         lambda report: report.clear(),
-        lambda report: report.update(summary=[]),
         lambda report: report.update(folds={}),
         lambda report: report.update(run="../cnn"),
         lambda report: report.update(ensemble=5),
@@ -303,6 +348,8 @@ def first_fold(report):
         lambda report: first_fold(report)["record"].update(settings={}),
         lambda report: first_fold(report)["record"]["settings"].update(reduced=[77]),
         lambda report: first_fold(report)["record"].pop("seconds"),
+        lambda report: first_fold(report)["record"]["settings"].pop("model"),
+        lambda report: first_fold(report)["record"]["settings"].update(sha256=[]),
     ],
 )
 def test_a_report_that_is_not_as_written_is_left_out(study, damage):
@@ -326,9 +373,11 @@ def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
     del report["folds"]["1"]["predicted"]
     path.write_text(json.dumps(report))
     options.CHECKPOINTS.mkdir()
-    for name in ("cnn_fold1", "cnn_fold6", "cnn_new_fold1"):
+    for name in ("cnn_fold1", "cnn_fold6", "cnn_new_fold1", "cnn_fold1_old", ".cnn_fold7.ab12.part", "cnn"):
         (options.CHECKPOINTS / f"{name}.keras").touch()
+    write("cnn_fold2", {1: 0.5})
     left_out = run()["left_out"]
+    assert left_out.pop("cnn_fold2") == "it is of one file, evaluated with --model-path"
     assert "fold 1 is not that of its predictions" in left_out.pop("mod_autoencoder_cls")
     assert "evaluate that run again" in left_out.pop("mod_autoencoder_cls_old")
     assert left_out.keys() == {"cnn_fold6", "cnn_new_fold1"}
@@ -360,13 +409,13 @@ def test_the_text_answers_the_question(study, capsys):
     found = run()
     text = " ".join(found["text"].split())
     answer = (
-        r"Does a pretrained encoder help, beside the same network trained from scratch\? "
+        r"Does a pretrained encoder help, beside the same network without\? "
         r"autoencoder_cls_noaug is better than autoencoder_cls_scratch "
         r"\(\+5\.8 points of accuracy on folds 1, 2, 3; 95 % interval \S+ to \S+; p 0\.\d+\)\. "
-        r"Besides: autoencoder_cls_scratch is not shown to differ from cnn \("
+        r"This includes what freezing costs\. Besides: autoencoder_cls_scratch is not shown to differ from cnn \("
     )
     assert re.search(answer, text)
-    assert re.search(r"\| its ensemble +\| +\| 0\.812 ", found["text"])
+    assert re.search(r"\| its ensemble +\| of 3 +\| 0\.812 ", found["text"])
     assert "23.0 dB, 0.769" in found["text"]
     written = (options.IMAGES / "comparison.txt").read_text()
     assert found["text"] + "\n" == written and written in capsys.readouterr().out
@@ -384,7 +433,7 @@ def test_the_text_answers_the_question(study, capsys):
 def test_other_answers(study, right, verdict):
     write("autoencoder_cls_noaug", dict(enumerate(right, 1)), "frozen")
     text = " ".join(run()["text"].split())
-    assert f"scratch? autoencoder_cls_noaug {verdict} autoencoder_cls_scratch (" in text
+    assert f"network without? autoencoder_cls_noaug {verdict} autoencoder_cls_scratch (" in text
 
 
 def test_two_folds_are_too_few_for_a_test_over_folds(study):
@@ -393,8 +442,18 @@ def test_two_folds_are_too_few_for_a_test_over_folds(study):
     row = next(row for row in found["comparisons"] if row["run"] == "autoencoder_cls_noaug")
     assert row["t_test"] is None and row["bootstrap"]["low"] > 0
     text = " ".join(found["text"].split())
-    assert "cannot be tested on fewer than 3 folds against autoencoder_cls_scratch (+5." in text
-    assert "on folds 1, 2). Besides" in text
+    low, high = (100 * row["bootstrap"][end] for end in ("low", "high"))
+    assert "cannot be tested over folds against autoencoder_cls_scratch (+5." in text
+    assert f"folds 1, 2: fewer than three folds; over test images, for these trained models, {low:+.1f} to" in text
+    assert f"to {high:+.1f}). This" in text
+
+
+def test_the_same_difference_on_every_fold_is_not_certainty(study):
+    write("autoencoder_cls_scratch", {1: 0.75, 2: 0.76, 3: 0.77}, "scratch")
+    write("cnn", {1: 0.74, 2: 0.75, 3: 0.76})
+    row = next(row for row in run()["comparisons"] if row["baseline"] == "cnn")
+    assert row["differences"] == pytest.approx([0.01] * 3)
+    assert row["t_test"] is None and row["untested"] == "the same difference on every fold"
 
 
 def test_what_else_differs_is_said(study):
@@ -402,10 +461,95 @@ def test_what_else_differs_is_said(study):
     assert "They differ in more than the network: EPOCHS 100 and 12." in " ".join(run()["text"].split())
 
 
-def test_no_fold_in_common_is_one_sentence(study):
+def test_so_is_another_precision_or_device(study):
+    path = options.IMAGES / "autoencoder_cls_noaug_report.json"
+    path.write_text(path.read_text().replace('"CPU"', '"H200"').replace('"float32"', '"mixed_bfloat16"'))
+    text = " ".join(run()["text"].split())
+    assert "PRECISION mixed_bfloat16 and float32; device H200 and CPU." in text
+
+
+def test_the_verdict_is_by_the_adjusted_p(study):
+    # Alone, p = .0296; the other comparison's is larger, so Holm's is .059.
+    write("autoencoder_cls_noaug", {1: 0.78, 2: 0.785, 3: 0.785}, "frozen")
+    write("autoencoder_cls_scratch", {1: 0.75, 2: 0.74, 3: 0.735}, "scratch")
+    write("cnn", {1: 0.74, 2: 0.76, 3: 0.73})
+    found = run()
+    row = next(row for row in found["comparisons"] if row["control"])
+    assert row["t_test"]["p"] < 0.05 < row["t_test"]["p_holm"]
+    text = " ".join(found["text"].split())
+    assert "autoencoder_cls_noaug is not shown to differ from autoencoder_cls_scratch (" in text
+    assert f"p {row['t_test']['p_holm']:.3f})" in text
+
+
+def test_the_share_held_out_is_the_runs_own_and_the_bootstrap_is_over_all_folds(study):
+    right = {"cnn": [0.70, 0.71, 0.72], "autoencoder_cls_scratch": [0.80, 0.71, 0.74]}
+    write("cnn", dict(enumerate(right["cnn"], 1)), val=0.3)
+    write("autoencoder_cls_scratch", dict(enumerate(right["autoencoder_cls_scratch"], 1)), "scratch", val=0.3)
+    (row,) = run(["--runs", "cnn autoencoder_cls_scratch"])["comparisons"]
+    differences = np.array([0.10, 0.0, 0.02])
+    error = np.sqrt(differences.var(ddof=1) * (1 / 3 + 0.3 / 0.7))
+    assert row["t_test"]["p"] == pytest.approx(2 * stats.t.sf(differences.mean() / error, 2), abs=1e-6)
+    assert row["bootstrap"]["low"] < 0.04 < row["bootstrap"]["high"] < 0.07
+    assert (row["bootstrap"]["low"] + row["bootstrap"]["high"]) / 2 == pytest.approx(0.04, abs=0.003)
+
+
+def test_without_a_fold_in_common_another_baseline_or_none(study):
     write("autoencoder_cls_noaug", {4: 0.8}, "frozen")
+    pairs = {(row["run"], row["baseline"]) for row in run()["comparisons"]}
+    assert ("autoencoder_cls_noaug", "cnn") in pairs and len(pairs) == 2
+    write("autoencoder_cls_noaug", {6: 0.8}, "frozen")
+    assert [row["run"] for row in run()["comparisons"]] == ["autoencoder_cls_scratch"]
     with pytest.raises(InputError, match="autoencoder_cls_noaug and autoencoder_cls_scratch have no fold in common"):
-        run()
+        run(["--baseline", "autoencoder_cls_scratch"])
+
+
+def test_runs_without_a_baseline_among_them_are_compared_with_the_first(study):
+    write("cnn_b", {1: 0.6})
+    assert [(row["run"], row["baseline"]) for row in run(["--runs", "cnn_b cnn"])["comparisons"]] == [("cnn", "cnn_b")]
+
+
+def test_no_older_figure_stays_beside_a_text_without_comparison(workdir):
+    write("cnn", {1: 0.7})
+    write("cnn_b", {1: 0.6})
+    figure = options.IMAGES / "comparison.png"
+    figure.touch()
+    found = run()
+    assert found["comparisons"] == [] and not figure.exists()
+    assert "t-test" not in found["text"] and "bootstrap" not in found["text"]
+
+
+def test_every_cell_of_a_row(study):
+    path = write("cnn", {1: 0.70, 2: 0.72})
+    report = json.loads(path.read_text())
+    for fold, error in (("1", 0.031), ("2", 0.035)):
+        report["folds"][fold]["calibration_error"] = error
+        report["folds"][fold]["recall"] |= {"bird": 0.5, "deer": 0.6, "truck": 0.8}
+    scores = {"accuracy": 0.7511, "macro_f1": 0.7422, "calibration_error": 0.0633}
+    recall = {**report["folds"]["1"]["recall"], "bird": 0.55, "deer": 0.66, "truck": 0.77}
+    report["ensemble"] = {**scores, "recall": recall}
+    path.write_text(json.dumps(report))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run()["text"].splitlines() if "|" in line]
+    place = next(number for number, row in enumerate(rows) if row[0] == "cnn")
+    recalls = [f"{value:.3f} ± 0.000" for value in (0.5, 0.6, 0.8)]
+    scores = ["0.710 ± 0.014", "0.700 ± 0.014", *recalls, "0.033 ± 0.003"]
+    assert rows[place] == ["cnn", "2", *scores, "2,170,378 (2,170,122)", "12 ± 0", "12 ± 1", ""]
+    together = ["0.751", "0.742", "0.550", "0.660", "0.770", "0.063"]
+    assert rows[place + 1] == ["its ensemble", "of 2", *together, "", "", "", ""]
+    (row,) = (row for row in rows if row[0] == "autoencoder_cls_scratch - cnn")
+    assert row[1:4] == ["2", "+3.5", ""] and row[7] == "< 0.001"
+
+
+def test_the_figure_shows_the_figures(study):
+    compared = run()["comparisons"]
+    (axes,) = compare.differences_plot(compared).axes
+    for place, row in enumerate(compared):
+        lines = [line.get_xydata() for line in axes.lines[5 * place : 5 * place + 5]]
+        np.testing.assert_allclose(lines[0], [[100 * value, place] for value in row["differences"]], atol=1e-9)
+        for ends, middle, found in ((lines[1], lines[2], row["t_test"]), (lines[3], lines[4], row["bootstrap"])):
+            assert ends[:, 0].tolist() == pytest.approx([100 * found["low"], 100 * found["high"]])
+            assert middle[0, 0] == pytest.approx(100 * row["mean"])
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [f"{row['run']}\n- {row['baseline']}" for row in compared]
 
 
 def test_a_name_keeps_comparisons_side_by_side(study):
