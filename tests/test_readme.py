@@ -19,6 +19,19 @@ def test_the_benchmark_is_the_published_one():
     assert bench.show_table(published("benchmark")["models"]) in README
 
 
+def test_the_cnn_on_five_folds_is_the_published_one():
+    report = published("cnn_report")
+    epochs = [len(fold["record"]["history"]["loss"]) for fold in report["folds"].values()]
+    minutes = [fold["record"]["seconds"] / 60 for fold in report["folds"].values()]
+    summary = {title: {key: f"{value:.3f}"[1:] for key, value in of.items()} for title, of in report["summary"].items()}
+    recalls = " / ".join(f"{report['summary'][f'recall {name}']['mean']:.2f}"[1:] for name in ("bird", "deer", "truck"))
+    row = f"| `cnn` | five folds to their ends: {min(epochs)} to {max(epochs)} epochs, {min(minutes):.0f} to "
+    row += f"{max(minutes):.0f} min each | {summary['accuracy']['mean']} ± {summary['accuracy']['std']}, "
+    row += f"their ensemble {report['ensemble']['accuracy']:.3f} | {recalls} |".replace("ensemble 0", "ensemble ")
+    assert row in README
+    assert f"fold 1, {report['folds']['1']['accuracy']:.3f}".replace(" 0", " ") + f" after {epochs[0]} epochs" in README
+
+
 @pytest.fixture(scope="module")
 def trainings():
     """The first fold of the reports of both precisions: {precision: [of seed 0, 1, 2]}."""
