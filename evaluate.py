@@ -59,7 +59,8 @@ def main(argv=None):
     evaluate = evaluate_autoencoder if args.model == "autoencoder" else evaluate_classifier
     evaluate(name, records, test, args.batch_size or 500)
     if not args.model_path:
-        plot_distribution(records[trainings[0]]["data"], options.run_name("distribution", test.prefix, name=args.name))
+        part = f"distribution_{args.arch}" if args.arch else "distribution"  # an ARCH may have images of its own
+        plot_distribution(records[trainings[0]]["data"], options.run_name(part, test.prefix, name=args.name))
 
 
 def finished_trainings(name, args):
@@ -340,9 +341,17 @@ def plot_curve(run, record, key, label):
     figure, axes = new_figure()
     history, best = record["history"], record["best_epoch"]
     epochs = np.arange(1, len(history[key]) + 1)
-    seen = "augmentation and dropout" if record["settings"].get("augment", True) else "dropout"
+    settings = record["settings"]
+    augmented = settings.get("augment", True) and any(settings["ranges"].values())
     marker = "o" if len(epochs) < 20 else None
-    axes.plot(epochs, history[key], color=BLUE, marker=marker, markersize=4, label=f"training (with {seen})")
+    axes.plot(
+        epochs,
+        history[key],
+        color=BLUE,
+        marker=marker,
+        markersize=4,
+        label=f"training{' (augmented)' if augmented else ''}",
+    )
     axes.plot(epochs, history[f"val_{key}"], color=ORANGE, marker=marker, markersize=4, label="validation")
     axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel=label, title=run.title)
