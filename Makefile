@@ -62,15 +62,16 @@ NEEDED := $(if $(filter ENCODER,$(GIVEN)),$(if $(filter scratch random,$(ENCODER
 $(FOLD_LIST:%=cnn-fold%): cnn-fold%: $(ENVIRONMENT)
 	$(TRAIN) train_cnn.py $(call fold,$*) $(call options,$(KNOBS))
 $(FOLD_LIST:%=ae_cls-fold%): ae_cls-fold%: $(NEEDED)
-	$(TRAIN) train_ae_classifier.py --fold=$* $(call options,$(KNOBS))
+	$(TRAIN) train_ae_classifier.py $(call fold,$*) $(call options,$(KNOBS))
 $(FOLD_LIST:%=mod_ae_cls-fold%): mod_ae_cls-fold%: $(NEEDED)
 	$(TRAIN) train_ae_classifier.py --modified --fold=$* $(call options,$(KNOBS))
 
-# EPOCHS and the like belong to the classifier. With --help it checks them and stops: a wrong value is refused now, not
-# after the autoencoder's hours. In `make -j ae ae_cls`, this waits for the autoencoder.
+# EPOCHS and the like belong to the classifier: a wrong value is refused now, not after the autoencoder's hours; CONFIG
+# too, from which the autoencoder takes what the two share. In `make -j ae ae_cls`, this waits for the autoencoder.
+SHARED := ARCH DATA KEEP REDUCED VAL SEED NOAUG TARGET PRECISION CONFIG NAME
 pretrained: $(ENVIRONMENT) $(filter ae,$(GOALS))
-	@"$$PYTHON" train_ae_classifier.py $(call options,$(KNOBS)) --help >/dev/null
-	$(TRAIN) train_autoencoder.py --if-missing $(call options,DATA KEEP REDUCED VAL SEED NOAUG TARGET PRECISION NAME)
+	@"$$PYTHON" train_ae_classifier.py $(if $(filter mod%,$(GOALS)),--modified) $(call options,$(KNOBS)) --check
+	$(TRAIN) train_autoencoder.py --if-missing $(call options,$(SHARED))
 
 # Enough epochs of small batches for batch-norm statistics to settle, few enough for three minutes of two cores; the two
 # folds side by side, since starting up keeps one core busy only.

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import options
+from recipes import RECIPES
 
 MODELS = ("cnn", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for how long about
@@ -56,7 +57,7 @@ def measure(name, began):
 
     device, _ = common.set_up_device()
     precision, reason = common.resolve_precision("auto")
-    recipe, target = common.RECIPES[name], "augmented" if name == "autoencoder" else None
+    recipe, target = RECIPES[name], "augmented" if name == "autoencoder" else None
     images, labels, val_images, val_labels = pictures()
     batches = common.BalancedBatches(images, labels, recipe.batch_size, balanced=recipe.balanced)
     inputs, answers = batches[0]
@@ -64,7 +65,7 @@ def measure(name, began):
 
     def compiled(core, ranges, optimizer):
         training = common.augmented(core, ranges, target)
-        common.compile_model(training, optimizer, target)
+        common.compile_model(training, optimizer, recipe.loss)
         return training
 
     def fast(model, precision, ranges=None):
@@ -129,7 +130,7 @@ def pictures():
 
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (50_000, *common.IMAGE_SHAPE), np.uint8), np.arange(50_000) % 10
-    kept = common.reduce_classes(labels, (2, 4, 9), None, 0)
+    kept = common.reduce_classes(labels, dict.fromkeys((2, 4, 9)), 0)
     train, val = (kept[rows] for rows in common.split_fold(labels[kept], 1, 0.15, 0))
     return images[train], labels[train], images[val], labels[val]
 
@@ -137,7 +138,7 @@ def pictures():
 def new_model(name, frozen=True):
     import common
 
-    recipe = common.RECIPES[name]
+    recipe = RECIPES[name]
     model = common.finished_model(recipe, 10, name)
     if frozen and recipe.frozen_until:
         common.freeze(model, recipe.frozen_until)

@@ -26,8 +26,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, raise_what_was_heard, run_name
-from recipes import DIGITS_RANGES, RECIPES, Ranges, Recipe
+import options
+from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, raise_what_was_heard
+from recipes import Ranges
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -57,6 +58,7 @@ try:
         import numpy as np
         from keras import layers, ops
         from sklearn.model_selection import StratifiedShuffleSplit
+        from sklearn.utils.class_weight import compute_class_weight
 except (ImportError, ValueError) as error:
     raise InputError(
         f"this environment cannot be used ({error}): install requirements.txt into it, or let make choose its own; "
@@ -208,9 +210,9 @@ def load_npz(path, part):
 
 
 def class_numbers(words, class_names):
-    """['bird', '4'] -> [2, 4]. Raises InputError, naming the classes there are."""
+    """['bird', '4', 9] -> [2, 4, 9]. Raises InputError, naming the classes there are."""
     numbers = []
-    for word in words:
+    for word in map(str, words):
         if word in class_names:
             numbers.append(class_names.index(word))
         elif word.isdecimal() and int(word) < len(class_names):
@@ -218,18 +220,18 @@ def class_numbers(words, class_names):
         else:
             known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
             raise InputError(f"REDUCED names a class {word!r} that the data does not have; it has {known}")
-    return sorted(set(numbers))
+    return numbers
 
 
-def reduce_classes(labels, classes, keep, seed):
-    """Indices, ascending, of the images kept: `keep` at random (None: half) of each of `classes`, all of the others.
+def reduce_classes(labels, keep, seed):
+    """Indices, ascending, of the images kept: of each class in `keep` that many at random (None: half), else all.
 
     Depends on `seed` alone, so every model and every fold of a study works on the same images.
     """
     kept = np.ones(len(labels), bool)
-    for number in classes:
+    for number, count in keep.items():
         members = np.flatnonzero(labels == number)
-        count = len(members) // 2 if keep is None else keep
+        count = len(members) // 2 if count is None else count
         if not 2 <= count <= len(members):
             raise InputError(
                 f"KEEP={count} cannot be kept of class {number}, which has {len(members)}; change KEEP or REDUCED"
@@ -275,20 +277,20 @@ class Fold:
     record: dict
 
 
-def prepare_fold(args, recipe, fold=None):
-    """Load, reduce and split the training data as `args`, or else the recipe, say; print what came out.
+def prepare_fold(source, recipe, fold=None):
+    """Load, reduce and split the training data as the recipe says; print what came out.
 
     Without a `fold`, the recipe's own split, which for 'shuffle' is the first.
     """
-    data = load_data(args.data)
+    data = load_data(source)
     split, number = (recipe.split, 1) if fold is None else ("shuffle", fold)
-    share = recipe.val if args.val is None else args.val
-    words = args.reduced
-    if words is None:  # a number of images to keep is one of some classes
-        words = recipe.reduced or (() if args.keep is None else Recipe.reduced)
-    reduced = class_numbers(words, data.class_names)
-    kept = reduce_classes(data.labels, reduced, args.keep, args.seed)
-    train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, share, args.seed, split))
+    reduced = class_numbers(recipe.reduced, data.class_names)
+    keep = recipe.keep if isinstance(recipe.keep, list) else [recipe.keep] * len(reduced)
+    if len(keep) != len(reduced):
+        raise InputError(f"CONFIG keeps {len(keep)} numbers of images and reduces {len(reduced)} classes; change one")
+    keep = dict(sorted(zip(reduced, keep, strict=True)))
+    kept = reduce_classes(data.labels, keep, recipe.seed)
+    train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, recipe.val, recipe.seed, split))
     classes = len(data.class_names)
     record = {
         "source": data.source,
@@ -298,14 +300,14 @@ def prepare_fold(args, recipe, fold=None):
         "val_sha256": sha256(val),
         "class_names": list(data.class_names),
         "split": split,
-        "val": share,
-        "reduced": reduced,
-        "keep": [int((data.labels[kept] == number).sum()) for number in reduced],
+        "val": recipe.val,
+        "reduced": list(keep),
+        "keep": [int((data.labels[kept] == number).sum()) for number in keep],
         "train_counts": np.bincount(data.labels[train], minlength=classes).tolist(),
         "val_counts": np.bincount(data.labels[val], minlength=classes).tolist(),
     }
-    cut = ", ".join(f"{data.class_names[c]} {n:,}" for c, n in zip(reduced, record["keep"], strict=True))
-    held_out = f"fold {number}" if split == "shuffle" else f"{split} {share:.0%} held out"
+    cut = ", ".join(f"{data.class_names[c]} {n:,}" for c, n in zip(keep, record["keep"], strict=True))
+    held_out = f"fold {number}" if split == "shuffle" else f"{split} {recipe.val:.0%} held out"
     print(
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
         f"{held_out}: {len(train):,} train, {len(val):,} validation"
@@ -428,7 +430,7 @@ def finished_model(recipe, classes, name):
     """The model that is kept: stock Keras layers, float32, uncompiled; takes pictures as they are, 0-255."""
     image = keras.Input(IMAGE_SHAPE, name="image")
     scaled = layers.Rescaling(recipe.scale, recipe.offset, name="rescale")(image)
-    return keras.Model(image, recipe.build(scaled, classes), name=name)
+    return keras.Model(image, recipe.build(scaled, classes, **recipe.network), name=name)
 
 
 def layers_up_to(model, last):
@@ -567,9 +569,10 @@ def fast_twin(model, precision):
 
     def twin(layer):
         config = layer.get_config()
-        # bfloat16's eight bits are enough inside the network, not for pictures, probabilities and reconstructions.
-        outermost = isinstance(layer, layers.Rescaling) or layer is model.layers[-1]
-        config["dtype"] = "float32" if outermost else precision
+        # bfloat16's eight bits are enough inside the network, not for pictures, probabilities and reconstructions, nor
+        # for sums over all of a layer.
+        exact = isinstance(layer, (layers.Rescaling, layers.ActivityRegularization)) or layer is model.layers[-1]
+        config["dtype"] = "float32" if exact else precision
         if layer.name in without_bias:
             config["use_bias"] = False
         return classes.get(layer.name, type(layer)).from_config(config)
@@ -610,12 +613,13 @@ def new_optimizer(name, learning_rate):
     return kind(learning_rate)
 
 
-def compile_model(training, optimizer, target=None):
+def compile_model(training, optimizer, loss):
     """Give a training model its optimizer, and the loss and the metric of a classifier or of an autoencoder."""
+    classifier = loss == "categorical_crossentropy"
     training.compile(
         optimizer,
-        loss=reconstruction_error if target else "sparse_categorical_crossentropy",
-        metrics=[psnr] if target else ["accuracy"],
+        loss="sparse_categorical_crossentropy" if classifier else reconstruction_loss(loss),  # labels are numbers
+        metrics=["accuracy" if classifier else psnr],
     )
 
 
@@ -627,16 +631,21 @@ def seed_layers(training, core, seed, fold, step):
             layer.seed_generator.state.assign([key, step])  # a step draws once and moves the second number by one
 
 
-def reconstruction_error(labels, pair):
-    """Mean squared error per picture of a (batch, 2, ...) pair, in squares of [0, 1]."""
-    reconstruction, goal = ops.unstack(pair, axis=1)  # its gradient is one copy; a slice's, two passes of zeros
-    return ops.mean(ops.square(reconstruction - goal), axis=(1, 2, 3))
+def reconstruction_loss(name):
+    """The loss that Keras calls `name`, between the pictures of (batch, 2, ...) pairs in [0, 1]: -> (batch,)."""
+    error = keras.losses.get(name)
+
+    def loss(labels, pair):
+        reconstruction, goal = ops.unstack(pair, axis=1)  # its gradient is one copy; a slice's, two passes of zeros
+        return ops.mean(error(goal, reconstruction), axis=(1, 2))
+
+    return loss
 
 
 def psnr(labels, pair):
     """Peak signal-to-noise ratio per picture of a (batch, 2, ...) pair, in dB; peak 1."""
-    error = ops.maximum(reconstruction_error(labels, pair), 1e-10)
-    return -10 * ops.log10(error)
+    error = reconstruction_loss("mean_squared_error")(labels, pair)
+    return -10 * ops.log10(ops.maximum(error, 1e-10))
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------
@@ -808,8 +817,17 @@ def current_commit():
     return None
 
 
+def flat(key, value):
+    """A setting as (name, value) pairs: those of a part, such as 'ranges', one by one."""
+    return [(f"{key}.{name}", one) for name, one in value.items()] if isinstance(value, dict) else [(key, value)]
+
+
 def differing_settings(first, second, form):
     """What differs between the settings of two trainings, as words: `form` puts (knob, first's, second's) into each."""
+    first, second = (
+        {name: value for key, values in settings.items() for name, value in flat(key, values)}
+        for settings in (first, second)
+    )
     knobs = {option.replace("-", "_"): knob for option, (knob, _) in OPTIONS.items()}
     differing = [key for key in {**second, **first} if first.get(key) != second.get(key)]
     chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
@@ -977,13 +995,17 @@ class Run:
 def find_autoencoder(args, fold):
     """The finished autoencoder for these images, as (run, record): the one of this NAME, else the unnamed; else None.
 
-    It may have been trained with any settings of its own, but on the same kept images.
+    It may have been trained with any settings of its own, but on the same kept images, and with the network that a
+    CONFIG says.
     """
+    network = args.config[1].get("network", {}) if args.config else {}
     for name in dict.fromkeys((args.name, None)):
-        run = Run(run_name("autoencoder", fold.prefix, args.noaug, args.target, name))
+        run = Run(options.autoencoder_name(args, fold.prefix, name))
         if run.checkpoint.exists():
             record = run.read_record()
-            if all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256")):
+            there = record["settings"].get("network", {})
+            same_network = all(there.get(key, value) == value for key, value in network.items())
+            if same_network and all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256")):
                 return run, record
     return None
 
@@ -1120,48 +1142,31 @@ class KeepState(keras.callbacks.Callback):
         commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
 
 
-def resolve_settings(args, model_name, fold, **more):
-    """Everything that the result follows from, as it goes into the record."""
-    recipe = RECIPES[model_name]
-    chosen = {
-        name: getattr(recipe, name) if getattr(args, name) is None else getattr(args, name)
-        for name in ("epochs", "batch_size", "learning_rate", "patience")
-    }
-    given = {name: getattr(args, name) for name in ("seed", "precision")}
-    fixed = {
-        name: getattr(recipe, name) for name in ("scale", "offset", "optimizer", "balanced", "schedule", "monitor")
-    }
+def resolved_settings(name, recipe, fold, **more):
+    """Everything that the result follows from, as it goes into the record, and as CONFIG takes it."""
+    values = dataclasses.asdict(recipe)
     data_keys = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
     data = {key: fold.record[key] for key in data_keys}
-    digits = fold.record["source"] == "digits" and recipe.ranges != Ranges()
-    return {
-        "model": model_name,
-        **given,
-        **chosen,
-        **fixed,
-        "ranges": dataclasses.asdict(DIGITS_RANGES if digits else recipe.ranges),
-        **data,
-        **more,
-    }
+    return {"model": name, **{key: values[key] for key in options.SETTINGS if key in values}, **data, **more}
 
 
-def train(model_name, run, fold, args, prepare=None, **more):
-    """Train a model of RECIPES on `fold`, going on from a state if there is one; write its checkpoint and record.
+def train(name, recipe, run, fold, force=False, prepare=None, **more):
+    """Train on `fold` what the recipe called `name` says; write checkpoint and record, going on from a state.
 
-    `more` are the settings that the result follows from besides the options that every training has. `prepare(model)`
-    may put weights into the new model and freeze layers; what it returns goes into the record. Does nothing where the
-    run is finished with the same settings.
+    `more` are the settings that the result follows from besides the recipe's. `prepare(model)` may put weights into the
+    new model and freeze layers; what it returns goes into the record. Does nothing where the run is finished with the
+    same settings, unless `force`.
     """
-    settings = resolve_settings(args, model_name, fold, **more)
-    begun = None if args.force else run.begun(settings)
-    if not args.force and not begun and run.already_finished(settings):
+    settings = resolved_settings(name, recipe, fold, **more)
+    begun = None if force else run.begun(settings)
+    if not force and not begun and run.already_finished(settings):
         return
-    recipe, number = RECIPES[model_name], run.fold or 1
+    number = run.fold or 1
     device, _ = set_up_device()
-    precision, reason = resolve_precision(args.precision)
+    precision, reason = resolve_precision(recipe.precision)
     if begun and begun[0].get("precision", precision) != precision:
         precision, reason = begun[0]["precision"], "as this training was begun"
-    keras.utils.set_random_seed(int(draw(args.seed, "weights", number).integers(2**32)))
+    keras.utils.set_random_seed(int(draw(recipe.seed, "weights", number).integers(2**32)))
     model = finished_model(recipe, len(fold.class_names), run.name)
     notes = prepare(model) if prepare else {}
     record = {
@@ -1184,10 +1189,10 @@ def train(model_name, run, fold, args, prepare=None, **more):
 
     # What equality bit for bit takes.
     machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {code_sha256()[:8]}"
-    state = fit(model, run, fold, recipe, settings, precision, machine, number, begun, args.force)
+    state = fit(model, run, fold, recipe, settings, precision, machine, begun, force)
     history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
-    watched = np.array(history[settings["monitor"]])
-    best = int(np.argmin(watched) if settings["monitor"] == "val_loss" else np.argmax(watched))
+    watched = np.array(history[recipe.monitor])
+    best = int(np.argmin(watched) if recipe.monitor == "val_loss" else np.argmax(watched))
     record |= {
         "history": history,
         "best_epoch": best + 1,
@@ -1202,26 +1207,24 @@ def train(model_name, run, fold, args, prepare=None, **more):
     )
 
 
-def fit(model, run, fold, recipe, settings, precision, machine, number, begun, anew):
+def fit(model, run, fold, recipe, settings, precision, machine, begun, anew):
     """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
-    target = settings.get("target")
-    ranges = Ranges(**settings["ranges"]) if settings.get("augment", True) else Ranges()
+    target, number = settings.get("target"), run.fold or 1
+    ranges = recipe.ranges if settings.get("augment", True) else Ranges()
     training, core = training_model(model, ranges, precision, target)
-    compile_model(training, new_optimizer(recipe.optimizer, settings["learning_rate"]), target)
+    compile_model(training, new_optimizer(recipe.optimizer, recipe.learning_rate), recipe.loss)
     training.optimizer.build(training.trainable_variables)
 
-    patience = settings["patience"] or settings["epochs"]  # without one, it only notes the best epoch
-    mode = "min" if settings["monitor"] == "val_loss" else "max"
-    callbacks = [keras.callbacks.EarlyStopping(monitor=settings["monitor"], patience=patience, mode=mode)]
-    if isinstance(settings["schedule"], float):
-        callbacks.append(
-            keras.callbacks.LearningRateScheduler(
-                lambda epoch: settings["learning_rate"] * settings["schedule"] ** epoch
-            )
-        )
-    elif settings["schedule"] == "plateau":
+    patience = recipe.patience or recipe.epochs  # without one, it only notes the best epoch
+    mode = "min" if recipe.monitor == "val_loss" else "max"
+    callbacks = [keras.callbacks.EarlyStopping(monitor=recipe.monitor, patience=patience, mode=mode)]
+    if recipe.schedule == "plateau":
         callbacks.append(
             keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
+        )
+    elif recipe.schedule:
+        callbacks.append(
+            keras.callbacks.LearningRateScheduler(lambda epoch: recipe.learning_rate * recipe.schedule**epoch)
         )
     state = KeepState(run.state, core, settings, precision, machine, *callbacks)
     state.set_model(training)
@@ -1233,24 +1236,29 @@ def fit(model, run, fold, recipe, settings, precision, machine, number, begun, a
     if done:
         print(f"going on after epoch {done} of {run.state}")
 
-    batches = BalancedBatches(
-        fold.x_train, fold.y_train, settings["batch_size"], settings["seed"], number, recipe.balanced
-    )
+    batches = BalancedBatches(fold.x_train, fold.y_train, recipe.batch_size, recipe.seed, number, recipe.balanced)
     steps = batches.steps_per_epoch
     batches.first_step = done * steps
-    seed_layers(training, core, settings["seed"], number, done * steps)
+    seed_layers(training, core, recipe.seed, number, done * steps)
     if not state.finished:
         training.fit(
             batches,
             steps_per_epoch=steps,
-            epochs=settings["epochs"],
+            epochs=recipe.epochs,
             initial_epoch=done,
             validation_data=(fold.x_val, fold.y_val),
             validation_batch_size=500,
-            callbacks=[Progress(run.fold, settings["epochs"], steps, settings["batch_size"]), *callbacks, state],
+            class_weight=class_weights(fold.y_train) if recipe.class_weights else None,
+            callbacks=[Progress(run.fold, recipe.epochs, steps, recipe.batch_size), *callbacks, state],
             shuffle=False,  # the batches are drawn already
             verbose=0,
         )
     core.set_weights(state.best)
     copy_weights(model, core)
     return state
+
+
+def class_weights(labels):
+    """{class: images / (classes * images of the class)}, by which a class's losses are multiplied."""
+    classes = np.unique(labels)
+    return dict(zip(classes.tolist(), compute_class_weight("balanced", classes=classes, y=labels), strict=True))

@@ -300,12 +300,12 @@ def checkpoints_of(report):
 def write_architecture(name, model):
     import common
 
-    lines = [f"{'layer':<18}{'kind':<22}{'output':<18}{'parameters':>12}"]
+    lines = [f"{'layer':<18}{'kind':<24}{'output':<18}{'parameters':>12}"]
     for layer in model.layers:
         output = getattr(layer, "output", None)  # several of a layer with states, none of one that is used twice
         shape = " x ".join(map(str, output.shape[1:])) if hasattr(output, "shape") else ""
         frozen = "  frozen" if layer.weights and not layer.trainable else ""
-        lines.append(f"{layer.name:<18}{type(layer).__name__:<22}{shape:<18}{layer.count_params():>12,}{frozen}")
+        lines.append(f"{layer.name:<18}{type(layer).__name__:<24}{shape:<18}{layer.count_params():>12,}{frozen}")
     lines += ["", f"{model.count_params():,} parameters, {common.count_trainable(model):,} trainable", ""]
     common.commit_text(IMAGES / f"{name}_architecture.txt", "\n".join(lines))
 

@@ -4,7 +4,7 @@
 # KNOB:option of the scripts; `python3 options.py` says what each is for. The Makefile itself makes use of the others.
 OPTIONS := ARCH:arch DATA:data KEEP:keep REDUCED:reduced VAL:val SEED:seed NOAUG:noaug TARGET:target \
            ENCODER:encoder EPOCHS:epochs BATCH:batch-size LR:learning-rate PATIENCE:patience PRECISION:precision \
-           NAME:name FORCE:force MODEL:model RUNS:runs BASELINE:baseline
+           CONFIG:config NAME:name FORCE:force MODEL:model RUNS:runs BASELINE:baseline
 FLAGS   := NOAUG FORCE
 KNOBS   := $(foreach pair,$(OPTIONS),$(firstword $(subst :, ,$(pair))))
 OTHERS  := FOLDS LAUNCH PYTHON KERAS_BACKEND
@@ -37,13 +37,13 @@ GOALS    := $(or $(MAKECMDGOALS),help)
 FOLDED   := cnn ae_cls mod_ae_cls cnn-fold% ae_cls-fold% mod_ae_cls-fold%
 TRAINING := ae $(FOLDED)
 only = $(foreach goal,$(filter-out $2,$(GOALS)),$(foreach knob,$(filter $1,$(GIVEN)),$(error make $(goal) does not take $(knob))))
-$(call only,KEEP REDUCED VAL SEED EPOCHS LR PATIENCE PRECISION FORCE LAUNCH,$(TRAINING))
+$(call only,KEEP REDUCED VAL SEED EPOCHS LR PATIENCE PRECISION CONFIG FORCE LAUNCH,$(TRAINING))
 $(call only,FOLDS,$(FOLDED))
 $(call only,DATA BATCH,$(TRAINING) test-eval)
 $(call only,NAME,$(TRAINING) test-eval compare)
 $(call only,NOAUG TARGET,$(filter-out cnn%,$(TRAINING)) test-eval)
 $(call only,ENCODER,$(filter-out cnn% ae,$(TRAINING)) test-eval)
-$(call only,ARCH,cnn cnn-fold% test-eval)
+$(call only,ARCH,$(TRAINING) test-eval)
 $(call only,MODEL,test-eval)
 $(call only,RUNS BASELINE,compare)
 $(if $(filter MODEL,$(GIVEN)),,$(if $(filter test-eval,$(GOALS)),$(error make test-eval needs a MODEL, such as MODEL=cnn)))

@@ -6,7 +6,9 @@ Standard library only, as recipes.py, so that `--help` and every refused option 
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
+import json
 import math
 import os
 import re
@@ -15,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from recipes import ARCHS, MODELS
+from recipes import ARCHS, DIGITS_RANGES, MODELS, RECIPES, Ranges, Recipe, model_of
 
 CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
@@ -36,25 +38,40 @@ class Terminated(BaseException):
     """SIGTERM arrived; a BaseException, like KeyboardInterrupt, so that no handler of errors swallows it."""
 
 
-def number(kind, low, high=math.inf, open_low=False, open_high=False):
-    """A parser of `kind` (int or float) values in [low, high]; `open_*` leaves that end out."""
-    noun = "a whole number" if kind is int else "a number"
-    bounds = f"{'more than' if open_low else 'at least'} {low}"
-    if high < math.inf:
-        bounds += f" and {'less than' if open_high else 'at most'} {high}"
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """Numbers of `kind` (int or float) in [low, high], `open_*` leaves that end out; called, a parser of them."""
 
-    def parse(text):
+    kind: type
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __str__(self):
+        words = ["a whole number" if self.kind is int else "a number"]
+        if self.low > -math.inf:
+            words.append(f"{'more than' if self.open_low else 'at least'} {self.low}")
+        if self.high < math.inf:
+            words.append(f"{'less than' if self.open_high else 'at most'} {self.high}")
+        return words[0] + (", " if words[1:] else "") + " and ".join(words[1:])
+
+    def __contains__(self, value):
         try:
-            value = kind(text)
             finite = math.isfinite(value)
-        except (ValueError, OverflowError):  # no number, or a whole one beyond measure
-            value, finite = math.nan, False
-        inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
-        if not inside or not finite:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}, {bounds}")
-        return value
+        except OverflowError:  # a whole number beyond measure
+            return False
+        above = self.low < value if self.open_low else self.low <= value
+        return finite and above and (value < self.high if self.open_high else value <= self.high)
 
-    return parse
+    def __call__(self, text):
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = math.nan
+        if value not in self:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {self}")
+        return value
 
 
 def run_suffix(text):
@@ -92,6 +109,21 @@ def file_path(text):
     return text
 
 
+def config_file(path):
+    """The path of a record, or of its settings alone, as JSON -> (path, settings)."""
+    if not os.path.isfile(file_path(path)):
+        raise argparse.ArgumentTypeError(f"there is no file {path!r}")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise argparse.ArgumentTypeError(f"{path!r} cannot be read as JSON ({type(error).__name__})") from None
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+        content = content["settings"]
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"{path!r} holds no settings; give a record, or its settings alone")
+    return path, content
+
+
 # Option -> (make's knob, what argparse needs). `make help` and every `--help` print these words.
 OPTIONS = {
     "model": ("MODEL", {"choices": MODELS, "required": True, "help": "the model to evaluate: " + ", ".join(MODELS)}),
@@ -116,7 +148,7 @@ OPTIONS = {
     ),
     "keep": (
         "KEEP",
-        {"type": number(int, 2), "metavar": "N", "help": "images kept of each reduced class (default: half of them)"},
+        {"type": Number(int, 2), "metavar": "N", "help": "images kept of each reduced class (default: half of them)"},
     ),
     "reduced": (
         "REDUCED",
@@ -130,18 +162,22 @@ OPTIONS = {
     "val": (
         "VAL",
         {
-            "type": number(float, 0, 1, open_low=True, open_high=True),
+            "type": Number(float, 0, 1, open_low=True, open_high=True),
             "metavar": "SHARE",
             "help": "share of the images held out for validation (default: 0.15, or the ARCH's own)",
         },
     ),
     "fold": (
         "FOLDS",
-        {"type": number(int, 1, 1000), "metavar": "K", "help": "fold (default: 1, or the one split of the ARCH)"},
+        {"type": Number(int, 1, 1000), "metavar": "K", "help": "fold (default: 1, or the one split of the ARCH)"},
     ),
     "seed": (
         "SEED",
-        {"type": number(int, 0, 2**32 - 1), "metavar": "N", "default": 0, "help": "seed of every draw (default: 0)"},
+        {
+            "type": Number(int, 0, 2**32 - 1),
+            "metavar": "N",
+            "help": "seed of every draw (default: 0, or the ARCH's own)",
+        },
     ),
     "noaug": (
         "NOAUG",
@@ -166,16 +202,16 @@ OPTIONS = {
     ),
     "epochs": (
         "EPOCHS",
-        {"type": number(int, 1), "metavar": "N", "help": "epochs at most (default: 100, or the ARCH's own)"},
+        {"type": Number(int, 1), "metavar": "N", "help": "epochs at most (default: 100, or the ARCH's own)"},
     ),
     "batch-size": (
         "BATCH",
-        {"type": number(int, 1, 2**16), "metavar": "N", "help": "images a batch (default: 128, or the ARCH's own)"},
+        {"type": Number(int, 1, 2**16), "metavar": "N", "help": "images a batch (default: 128, or the ARCH's own)"},
     ),
     "learning-rate": (
         "LR",
         {
-            "type": number(float, 0),
+            "type": Number(float, 0),
             "metavar": "RATE",
             "help": "learning rate at the start (default: 0.001, or the ARCH's own)",
         },
@@ -183,7 +219,7 @@ OPTIONS = {
     "patience": (
         "PATIENCE",
         {
-            "type": number(int, 1),
+            "type": Number(int, 1),
             "metavar": "N",
             "help": "epochs without a better validation before training stops (default: 15, or the ARCH's own)",
         },
@@ -192,7 +228,6 @@ OPTIONS = {
         "PRECISION",
         {
             "choices": ("auto", "float32", "mixed_bfloat16"),
-            "default": "auto",
             "help": "auto (default: mixed_bfloat16 where the hardware has it), float32 or mixed_bfloat16",
         },
     ),
@@ -220,6 +255,11 @@ OPTIONS = {
             "help": "the run to compare with (default: a classifier's scratch control, else cnn)",
         },
     ),
+    "config": (
+        "CONFIG",
+        {"type": config_file, "metavar": "FILE", "help": "a record, or settings like a record's, to train with"},
+    ),
+    "check": (None, {"action": "store_true", "help": "only find out whether these options can be used"}),
     "if-missing": (None, {"action": "store_true", "help": "do nothing where this autoencoder exists already"}),
     "model-path": (
         None,
@@ -227,7 +267,7 @@ OPTIONS = {
     ),
 }
 DATA_OPTIONS = ("data", "keep", "reduced", "val", "seed")
-TRAINING_OPTIONS = ("epochs", "batch-size", "learning-rate", "patience", "precision", "name", "force")
+TRAINING_OPTIONS = ("epochs", "batch-size", "learning-rate", "patience", "precision", "config", "name", "force")
 
 
 class Parser(argparse.ArgumentParser):
@@ -248,7 +288,140 @@ def parse(description, names, argv=None):
             f"--encoder {args.encoder} takes no autoencoder, so --noaug and --target have none to choose; "
             "leave them out"
         )
+    autoencoder = RECIPES.get(f"autoencoder_{getattr(args, 'arch', None)}")
+    if autoencoder and autoencoder.ranges == Ranges() and (args.noaug or args.target == "original"):
+        raise InputError(
+            f"the autoencoder of --arch {args.arch} is not augmented, so --noaug and --target have nothing to choose; "
+            "leave them out"
+        )
     return args
+
+
+# --- Settings -------------------------------------------------------------------------------------------------------
+
+YES_OR_NO = (True, False)
+# What a CONFIG may hold and what each may be: Numbers, one of several, a list of any length, or a part of its own.
+SETTINGS = {
+    "model": tuple(RECIPES),
+    "encoder": ENCODERS,
+    "target": OPTIONS["target"][1]["choices"],
+    "augment": YES_OR_NO,
+    "network": {
+        "blocks": Number(int, 1, 5),
+        "layers_per_block": Number(int, 1, 16),
+        "first_width": Number(int, 1, 1024),
+        **dict.fromkeys(("dropout", "head_dropout"), Number(float, 0, 1, open_high=True)),
+        **dict.fromkeys(("input_noise", "hidden_noise"), Number(float, 0)),
+        **dict.fromkeys(("kernel_l1", "kernel_l2", "activity_l1", "activity_l2"), Number(float, 0)),
+        "pooling": ("flatten", "max", "average"),
+    },
+    "scale": Number(float, 0, open_low=True),
+    "offset": Number(float),
+    "ranges": {
+        "rotation": Number(float, 0, 180),
+        "shift": Number(float, 0, 1),
+        "shear": Number(float, 0, 90, open_high=True),
+        "zoom": Number(float, 0, 1, open_high=True),
+        "flip": YES_OR_NO,
+    },
+    "balanced": YES_OR_NO,
+    "class_weights": YES_OR_NO,
+    "reduced": [(Number(int, 0), str)],
+    "keep": (None, OPTIONS["keep"][1]["type"], [OPTIONS["keep"][1]["type"]]),
+    "split": ("shuffle", "first", "last"),
+    **{name: OPTIONS[name][1]["type"] for name in ("val", "seed", "epochs")},
+    "precision": OPTIONS["precision"][1]["choices"],
+    "loss": ("categorical_crossentropy",),
+    "optimizer": ("adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"),
+    "learning_rate": OPTIONS["learning-rate"][1]["type"],
+    "schedule": (None, "plateau", Number(float, 0, 1, open_low=True)),
+    "batch_size": OPTIONS["batch-size"][1]["type"],
+    "monitor": ("val_loss", "val_accuracy"),
+    "patience": (None, OPTIONS["patience"][1]["type"]),
+    **dict.fromkeys(("sha256", "kept_sha256", "train_sha256", "autoencoder_sha256"), str),  # follow from the data
+}
+OF_AUTOENCODERS = {
+    "class_weights": (False,),
+    "loss": ("mean_squared_error", "mean_absolute_error", "binary_crossentropy"),
+    "monitor": ("val_loss", "val_psnr"),
+}
+
+
+def allowed_settings(name, chosen):
+    """What CONFIG may hold for a row of RECIPES; what its network takes that is not in SETTINGS keeps its type."""
+    told = {"encoder": ("encoder", "autoencoder_sha256"), "target": ("target",), "augment": ("augment",)}
+    others = [key for word, keys in told.items() for key in keys if word not in chosen]
+    network = {key: SETTINGS["network"].get(key, type(value)) for key, value in RECIPES[name].network.items()}
+    network |= {key: YES_OR_NO for key, kind in network.items() if kind is bool}
+    allowed = {**SETTINGS, **(OF_AUTOENCODERS if model_of(name) == "autoencoder" else {}), "network": network}
+    return {key: value for key, value in allowed.items() if key not in others}
+
+
+def fits(value, allowed):
+    """True where a value of JSON is one of what a row of SETTINGS allows."""
+    if isinstance(allowed, tuple):
+        return any(fits(value, one) for one in allowed)
+    if isinstance(allowed, list):
+        return isinstance(value, list) and all(fits(item, allowed[0]) for item in value)
+    if isinstance(allowed, Number):
+        number = isinstance(value, int if allowed.kind is int else (int, float)) and not isinstance(value, bool)
+        return number and value in allowed
+    if isinstance(allowed, type):
+        return isinstance(value, allowed) and (allowed is bool or not isinstance(value, bool))
+    return type(value) is type(allowed) and value == allowed
+
+
+def in_words(allowed):
+    if isinstance(allowed, tuple):
+        return " or ".join(map(in_words, allowed))
+    if isinstance(allowed, list):
+        return f"a list of {in_words(allowed[0])}"
+    if isinstance(allowed, type):
+        return {str: "a text", int: "a whole number", float: "a number"}.get(allowed, allowed.__name__)
+    return str(allowed) if isinstance(allowed, Number) else json.dumps(allowed)
+
+
+def require_allowed(path, settings, allowed, within=""):
+    """Raise InputError, naming it and what is allowed, for the first of `settings` that is not."""
+    for key, value in settings.items():
+        if key not in allowed:
+            known = f"the settings there are {', '.join(allowed)}" if allowed else "there are none there"
+            raise InputError(f"CONFIG {path!r} holds {within}{key}, which is no setting of this model; {known}")
+        if isinstance(allowed[key], dict) and isinstance(value, dict):
+            require_allowed(path, value, allowed[key], f"{key}.")
+        elif isinstance(allowed[key], dict) or not fits(value, allowed[key]):
+            words = "a dictionary" if isinstance(allowed[key], dict) else in_words(allowed[key])
+            raise InputError(f"CONFIG {path!r} holds {within}{key} = {json.dumps(value)}; it may be {words}")
+
+
+def resolve(args, name, **chosen):
+    """The row `name` of RECIPES, with what CONFIG and, before that, the command line set in place of its values.
+
+    `chosen` are settings that the run's name tells: a CONFIG that has them must say the same. Raises InputError.
+    """
+    row, (path, config) = RECIPES[name], args.config or ("", {})
+    if args.data == "digits" and row.ranges != Ranges():
+        row = dataclasses.replace(row, ranges=DIGITS_RANGES)
+    if getattr(args, "if_missing", False):  # it is the classifier's, of which the autoencoder takes what it shares
+        config = {key: config[key] for key in ("reduced", "keep", "val", "seed", "network") if key in config}
+        if "network" in config:
+            config["network"] = {key: value for key, value in config["network"].items() if key in row.network}
+    require_allowed(path, config, allowed_settings(name, chosen))
+    for key, value in {"model": name, **chosen}.items():
+        if config.get(key, value) != value:
+            raise InputError(
+                f"CONFIG {path!r} is of {key} {json.dumps(config[key])}, and this run of {json.dumps(value)}: "
+                "type the target, ARCH, ENCODER, NOAUG and TARGET of that run, or take this line out of the file"
+            )
+    names = ("reduced", "keep", "val", "seed", "epochs", "batch_size", "learning_rate", "patience", "precision")
+    knobs = {key: getattr(args, key) for key in names}
+    values = {**config, **{key: value for key, value in knobs.items() if value is not None}}
+    if "reduced" not in values and values.get("keep") is not None:  # so many of which classes?
+        values["reduced"] = row.reduced or Recipe.reduced
+    values["ranges"] = dataclasses.replace(row.ranges, **config.get("ranges", {}))
+    values["network"] = {**row.network, **config.get("network", {})}
+    own = {field.name for field in dataclasses.fields(Recipe)}
+    return dataclasses.replace(row, **{key: value for key, value in values.items() if key in own})
 
 
 def data_prefix(source):
@@ -275,6 +448,11 @@ def run_name(model, prefix="", noaug=False, target="augmented", name=None, encod
     chosen = encoder if encoder != "frozen" else None
     parts = [prefix, model, chosen, noaug and "noaug", target == "original" and "original", name]
     return "_".join(part for part in parts if part)
+
+
+def autoencoder_name(args, prefix, name):
+    """The run of the autoencoder that `args` choose, of itself or for a classifier."""
+    return run_name(model_name("autoencoder", args.arch), prefix, args.noaug, args.target, name)
 
 
 def make_command(target, args):

@@ -1,34 +1,40 @@
 """Train one fold of a classifier whose input is an autoencoder's hidden layer.
 
-The encoder's first two blocks (with --modified: the whole encoder) take a pretrained autoencoder's weights and are
-frozen, unless --encoder says otherwise. Writes checkpoints/autoencoder_cls_fold<k>.keras (mod_autoencoder_cls_... with
---modified) and its record; goes on where an interrupted training stopped. `make ae_cls` trains the autoencoder first
-where one is needed and there is none.
+The encoder's first two blocks (with --modified or --arch: the whole encoder) take a pretrained autoencoder's weights
+and are frozen, unless --encoder says otherwise. Writes checkpoints/autoencoder_cls[_<arch>]_fold<k>.keras, with
+--modified mod_autoencoder_cls_..., and its record; goes on where an interrupted training stopped. `make ae_cls` trains
+the autoencoder first where one is needed and there is none.
 """
 
+import dataclasses
+
 import options
-from recipes import ENCODER_END, RECIPES
 
 
 def main(argv=None):
-    names = [*options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS, "modified"]
-    args = options.parse(__doc__, names, argv)
+    names = ["arch", *options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
+    args = options.parse(__doc__, [*names, "modified", "check"], argv)
+    model_name = options.model_name("mod_autoencoder_cls" if args.modified else "autoencoder_cls", args.arch)
+    recipe = options.resolve(args, model_name, encoder=args.encoder)
+    if args.check:
+        return
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
-    model_name = "mod_autoencoder_cls" if args.modified else "autoencoder_cls"
-    recipe = RECIPES[model_name]
-    fold = common.prepare_fold(args, recipe, args.fold)
+    fold = common.prepare_fold(args.data, recipe, args.fold)
     until = recipe.frozen_until
     settings = {"encoder": args.encoder}
     if args.encoder in options.PRETRAINED:
         autoencoder, record = require_autoencoder(args, fold)
         settings["autoencoder_sha256"] = record["checkpoint_sha256"]
+        network = record["settings"].get("network", {})
+        network = {key: network.get(key, value) for key, value in recipe.network.items()}
+        recipe = dataclasses.replace(recipe, network=network)
 
     def prepare_encoder(model):
         notes = {}
         if args.encoder in options.PRETRAINED:
-            last = until if args.encoder == "frozen" else ENCODER_END
+            last = until if args.encoder == "frozen" else recipe.encoder_end
             notes |= {"autoencoder": autoencoder.name}
             notes |= {"taken": common.take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
@@ -43,7 +49,7 @@ def main(argv=None):
         options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name, args.encoder), args.fold or 1
     )
     with run.lock():
-        common.train(model_name, run, fold, args, prepare=prepare_encoder, **settings)
+        common.train(model_name, recipe, run, fold, args.force, prepare=prepare_encoder, **settings)
 
 
 def require_autoencoder(args, fold):
@@ -52,9 +58,10 @@ def require_autoencoder(args, fold):
 
     found = common.find_autoencoder(args, fold)
     if not found:
-        wanted = options.run_name("autoencoder", fold.prefix, args.noaug, args.target, args.name)
+        wanted = options.autoencoder_name(args, fold.prefix, args.name)
         raise options.InputError(
-            f"there is no {wanted}.keras in {options.CHECKPOINTS} that was trained on these images: "
+            f"there is no {wanted}.keras in {options.CHECKPOINTS} that was trained on these images"
+            f"{' with the network of CONFIG' if args.config and 'network' in args.config[1] else ''}: "
             f"run `{options.make_command('ae', args)}`, with the same KEEP, REDUCED and SEED if you gave any"
         )
     return found

@@ -5,27 +5,31 @@ training stopped.
 """
 
 import options
-from recipes import RECIPES
 
 
 def main(argv=None):
-    names = [*options.DATA_OPTIONS, "noaug", "target", *options.TRAINING_OPTIONS, "if-missing"]
+    names = ["arch", *options.DATA_OPTIONS, "noaug", "target", *options.TRAINING_OPTIONS, "if-missing"]
     args = options.parse(__doc__, names, argv)
+    model_name, chosen = (
+        options.model_name("autoencoder", args.arch),
+        {"target": args.target, "augment": not args.noaug},
+    )
+    recipe = options.resolve(args, model_name, **chosen)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
-    fold = common.prepare_fold(args, RECIPES["autoencoder"])
-    run = common.Run(options.run_name("autoencoder", fold.prefix, args.noaug, args.target, args.name))
+    fold = common.prepare_fold(args.data, recipe)
+    run = common.Run(options.autoencoder_name(args, fold.prefix, args.name))
     with run.lock(wait=args.if_missing):
         if args.if_missing and (found := common.find_autoencoder(args, fold)):
             print(f"{found[0].checkpoint} is there and was trained on these images: it is used")
             return
         if args.if_missing and run.checkpoint.exists():
             raise options.InputError(
-                f"{run.checkpoint} was trained on other images: choose NAME=... to keep it, "
-                f"or replace it by `{options.make_command('ae', args)} FORCE=1`"
+                f"{run.checkpoint} was trained on other images, or CONFIG has another network: choose NAME=... to "
+                f"keep it, or replace it by `{options.make_command('ae', args)} FORCE=1`"
             )
-        common.train("autoencoder", run, fold, args, target=args.target, augment=not args.noaug)
+        common.train(model_name, recipe, run, fold, args.force, **chosen)
 
 
 if __name__ == "__main__":

@@ -103,8 +103,14 @@ def workdir(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def arguments():
     """A parser of everything that a training may be told: arguments('--epochs', '3') -> args."""
-    names = [*options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
+    names = ["arch", *options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
     return lambda *argv: options.parse("a training", names, [str(word) for word in argv])
+
+
+@pytest.fixture(scope="session")
+def resolved(arguments):
+    """resolved('--epochs', 3, row='cnn'): the recipe of that training."""
+    return lambda *argv, row="cnn": options.resolve(arguments(*argv), row)
 
 
 @pytest.fixture(scope="session", autouse=True)

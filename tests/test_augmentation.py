@@ -104,7 +104,7 @@ def test_parameters_fill_their_ranges_and_no_more():
 
 def test_the_training_model_augments_in_the_reference_s_ranges():
     assert dataclasses.astuple(RANGES) == (40, 0.2, 0.2, 0.2, True)
-    assert {common.RECIPES[name].ranges for name in recipes.MODELS} == {RANGES}
+    assert {recipes.RECIPES[name].ranges for name in recipes.MODELS} == {RANGES}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def build_small(x, classes):
 @pytest.fixture(scope="module")
 def draws():
     """draws(seed, fold, first, count): what the random layers make of `count` training steps after step `first`."""
-    model = common.finished_model(common.Recipe(build_small), 10, "small")
+    model = common.finished_model(recipes.Recipe(build_small), 10, "small")
     training, core = common.training_model(model, RANGES, "float32")
     images = smooth_pictures(4)
 
@@ -189,7 +189,7 @@ def test_draws_follow_from_seed_fold_and_step(draws):
 
 
 def test_random_layers_draw_apart_from_each_other():
-    model = common.finished_model(common.Recipe(build_small), 10, "small")
+    model = common.finished_model(recipes.Recipe(build_small), 10, "small")
     training, core = common.training_model(model, RANGES, "float32")
     common.seed_layers(training, core, 0, 1, 4)
     layers = [training.get_layer("augment"), core.get_layer("dropout_a"), core.get_layer("dropout_b")]

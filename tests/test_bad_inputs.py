@@ -23,6 +23,7 @@ from keras import layers
 
 import common
 import options
+import recipes
 from options import InputError
 
 STEM, AUTOENCODER = "checkpoints/small_cnn_fold1", "checkpoints/small_autoencoder"
@@ -107,6 +108,10 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options"
     "compare --baseline '$(touch pwned)'": f"argument --baseline: '$(touch pwned)' {RUN_NAMES}",
     "compare --baseline a/b": f"argument --baseline: 'a/b' {RUN_NAMES}",
     "compare --data digits": "unrecognized arguments: --data digits",
+    "train_cnn --config none.json": "argument --config: there is no file 'none.json'",
+    "train_ae_classifier --config ''": f"argument --config: {NO_PATH}",
+    "train_autoencoder --config .": "argument --config: there is no file '.'",
+    "train_ae_classifier --check=1": "argument --check: ignored explicit argument '1'",
     "train_autoencoder --noaug=1": "argument --noaug: ignored explicit argument '1'",
     "train_ae_classifier --modified=yes": "argument --modified: ignored explicit argument 'yes'",
     "train_cnn --force=": "argument --force: ignored explicit argument ''",
@@ -129,7 +134,11 @@ COMBINATIONS = {
     "evaluate --model cnn --model-path a.keras --name b": (
         "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
     ),
-    "evaluate --model autoencoder --arch elu": "ARCH=elu is no network of autoencoder; leave it out",
+    "evaluate --model autoencoder --arch elu": ("ARCH=elu is no network of autoencoder; its networks are cae"),
+    "train_ae_classifier --modified --arch cae": "ARCH=cae is no network of mod_autoencoder_cls; leave it out",
+    "train_autoencoder --arch cae --noaug": (
+        "the autoencoder of --arch cae is not augmented, so --noaug and --target have nothing to choose; leave them out"
+    ),
     "train_ae_classifier --encoder scratch --noaug": (
         "--encoder scratch takes no autoencoder, so --noaug and --target have none to choose; leave them out"
     ),
@@ -180,7 +189,7 @@ def tiny_recipes():
     builders = {"cnn": tiny_classifier, "autoencoder": tiny_autoencoder}
     with pytest.MonkeyPatch.context() as patch:
         for name, build in builders.items():
-            patch.setitem(common.RECIPES, name, dataclasses.replace(common.RECIPES[name], build=build, epochs=1))
+            patch.setitem(recipes.RECIPES, name, dataclasses.replace(recipes.RECIPES[name], build=build, epochs=1))
         yield
 
 

@@ -97,6 +97,34 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
 
 
 @pytest.mark.long
+def test_the_convolutional_autoencoder_and_the_classifier_on_it_on_digits(project):
+    """As one would repeat the document: the autoencoder on demand, then another classifier from an edited record."""
+    typed(project, "ae_cls", "ARCH=cae", "EPOCHS=6", "DATA=digits", "NAME=a", timeout=900)
+    checkpoints, images = files_of_classifier("digits_autoencoder_cls_cae_a", [1])
+    autoencoder = "digits_autoencoder_cae_a"
+    assert visible(project / "checkpoints") == checkpoints | {f"{autoencoder}.keras", f"{autoencoder}.json"}
+    assert visible(project / "imgs") == images | {"digits_distribution_cae_a.png"}
+    report = json.loads((project / "imgs/digits_autoencoder_cls_cae_a_report.json").read_text())
+    assert report["summary"]["accuracy"]["mean"] > 0.8
+    trained = json.loads((project / f"checkpoints/{autoencoder}.json").read_text())
+    assert (len(trained["history"]["loss"]), trained["parameters"]) == (50, 725_059)
+    typed(project, "test-eval", "MODEL=autoencoder", "ARCH=cae", "DATA=digits", "NAME=a", timeout=100)
+    assert visible(project / "imgs") == images | files_of_autoencoder(autoencoder)[1] | {
+        "digits_distribution_cae_a.png"
+    }
+
+    record = json.loads((project / "checkpoints/digits_autoencoder_cls_cae_a_fold1.json").read_text())
+    edited = {**record["settings"], "class_weights": True, "optimizer": "sgd"}
+    edited["network"] |= {"pooling": "average", "dense": False}
+    (project / "my settings.json").write_text(json.dumps(edited))
+    knobs = ("ARCH=cae", "CONFIG=my settings.json", "EPOCHS=1", "DATA=digits")
+    assert "class_weights False there, True now" in make(project, "ae_cls", "NAME=a", *knobs, timeout=100).stderr
+    typed(project, "ae_cls", "NAME=a", "FORCE=1", *knobs, timeout=100)
+    again = json.loads((project / "checkpoints/digits_autoencoder_cls_cae_a_fold1.json").read_text())
+    assert again["settings"] == {**edited, "epochs": 1}
+
+
+@pytest.mark.long
 def test_a_network_of_ones_own_is_what_the_readme_says(project):
     example = re.search(r"```python\n(def build_small.*?)\n\n    (\"cnn_small\": .*?,)\n```", README, re.DOTALL)
     path = project / "recipes.py"

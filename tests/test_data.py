@@ -1,5 +1,6 @@
 """Where the pictures come from, which are kept, and how the folds are drawn."""
 
+import dataclasses
 import importlib
 import io
 import time
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedShuffleSplit
 
 import common
+import recipes
 from options import InputError
 
 # CIFAR-10's training labels, as far as counts go.
@@ -186,8 +188,10 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
     content = {key: value for key, value in arrays(400).items() if key != "x_test"}
     write_headers(workdir / "a.npz", content, {"x_test": (20, 32, 32, 3)})
     folds = []
-    monkeypatch.setattr(common, "train", lambda model, run, fold, *more, **settings: folds.append(fold))
-    monkeypatch.setattr(common, "find_autoencoder", lambda *_: (common.Run("autoencoder"), {"checkpoint_sha256": ""}))
+    monkeypatch.setattr(common, "train", lambda name, recipe, run, fold, *_, **__: folds.append(fold))
+    monkeypatch.setattr(
+        common, "find_autoencoder", lambda *_: (common.Run("autoencoder"), {"checkpoint_sha256": "", "settings": {}})
+    )
     importlib.import_module(script).main(["--data", "a.npz"])
     assert [len(fold.x_train) + len(fold.x_val) for fold in folds] == [340]
     with pytest.raises(InputError):  # the file is what it is meant to be
@@ -272,7 +276,7 @@ def test_the_folder_of_cifar10_that_cannot_be_made_names_the_ways_out(keras_home
 
 
 def test_reference_counts():
-    kept = common.reduce_classes(LABELS, [2, 4, 9], None, 0)
+    kept = common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 0)
     assert len(kept) == 42_500
     train, val = common.split_fold(LABELS[kept], 1, 0.15, 0)
     assert (len(train), len(val)) == (36_125, 6_375)
@@ -281,20 +285,20 @@ def test_reference_counts():
 
 
 def test_reduction_keeps_other_classes_whole_and_the_order():
-    kept = common.reduce_classes(LABELS, [2, 9], 100, 0)
+    kept = common.reduce_classes(LABELS, {2: 100, 9: 50}, 0)
     assert np.all(np.diff(kept) > 0)
-    assert np.bincount(LABELS[kept]).tolist() == [5000, 5000, 100, 5000, 5000, 5000, 5000, 5000, 5000, 100]
-    assert np.array_equal(common.reduce_classes(LABELS, [], None, 0), np.arange(50_000))
+    assert np.bincount(LABELS[kept]).tolist() == [5000, 5000, 100, 5000, 5000, 5000, 5000, 5000, 5000, 50]
+    assert np.array_equal(common.reduce_classes(LABELS, {}, 0), np.arange(50_000))
 
 
 def test_reduction_depends_on_the_seed_alone():
     keras.utils.set_random_seed(1)
-    first = common.reduce_classes(LABELS, [2, 4, 9], None, 5)
+    first = common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 5)
     keras.utils.set_random_seed(2)
-    assert np.array_equal(common.reduce_classes(LABELS, [2, 4, 9], None, 5), first)
-    assert not np.array_equal(common.reduce_classes(LABELS, [2, 4, 9], None, 6), first)
+    assert np.array_equal(common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 5), first)
+    assert not np.array_equal(common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 6), first)
     birds = first[LABELS[first] == 2]
-    alone = common.reduce_classes(LABELS, [2], None, 5)  # whatever other classes are reduced
+    alone = common.reduce_classes(LABELS, {2: None}, 5)  # whatever other classes are reduced
     assert np.array_equal(alone[LABELS[alone] == 2], birds)
     members = np.flatnonzero(LABELS == 2)
     assert 0.45 < np.isin(birds, members[:2500]).mean() < 0.55  # drawn from all of them, not the first half
@@ -303,11 +307,11 @@ def test_reduction_depends_on_the_seed_alone():
 @pytest.mark.parametrize(("keep", "count"), [(5001, "5001"), (1, "1")])
 def test_reduction_to_more_than_there_are_is_refused(keep, count):
     with pytest.raises(InputError, match=rf"{count}\b.* of class 2.* 5000\b.* KEEP"):
-        common.reduce_classes(LABELS, [2], keep, 0)
+        common.reduce_classes(LABELS, {2: keep}, 0)
 
 
 def test_classes_by_name_and_number():
-    assert common.class_numbers(["truck", "2", "4", "bird"], common.CIFAR10_CLASSES) == [2, 4, 9]
+    assert common.class_numbers(["truck", "2", 4, "bird"], common.CIFAR10_CLASSES) == [9, 2, 4, 2]
     for word in ("brid", "10", "-1", "²"):
         with pytest.raises(
             InputError, match=f"a class '{word}' that the data does not have; it has 0 airplane, 1 auto"
@@ -339,10 +343,10 @@ def test_images_too_few_to_split_are_refused(labels, share):
         common.split_fold(np.array(labels), 1, share, 0)
 
 
-def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, arguments):
+def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, resolved):
     source = np.load(npz)
-    args = arguments("--data", npz, "--seed", "3", "--reduced", "deer,9", "--keep", "10", "--val", "0.2")
-    fold = common.prepare_fold(args, common.Recipe(None), 2)
+    recipe = resolved("--seed", "3", "--reduced", "9,deer,truck", "--keep", "10", "--val", "0.2")
+    fold = common.prepare_fold(npz, recipe, 2)
     label_of = {image.tobytes(): label for image, label in zip(source["x_train"], source["y_train"], strict=True)}
     for images, labels in ((fold.x_train, fold.y_train), (fold.x_val, fold.y_val)):
         assert images.dtype == np.uint8
@@ -357,9 +361,9 @@ def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, a
     assert record["val_counts"] == np.bincount(fold.y_val).tolist() == [8, 8, 8, 8, 2, 8, 8, 8, 8, 2]
 
 
-def test_hashes_tell_whether_two_runs_have_the_same_images(npz, arguments, tmp_path):
+def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_path):
     def hashes(number=1, *argv, data=npz):
-        record = common.prepare_fold(arguments("--data", data, *argv), common.Recipe(None), number).record
+        record = common.prepare_fold(data, resolved(*argv), number).record
         return [record[key] for key in ("sha256", "kept_sha256", "train_sha256", "val_sha256")]
 
     def differ(one, other):
@@ -384,9 +388,9 @@ def test_hashes_tell_whether_two_runs_have_the_same_images(npz, arguments, tmp_p
 
 
 @pytest.mark.parametrize(("split", "held_out"), [("first", slice(0, 80)), ("last", slice(320, 400))])
-def test_the_one_split_of_a_recipe(npz, arguments, split, held_out, capsys):
-    recipe = common.Recipe(None, split=split, val=0.2, reduced=())
-    fold, again = (common.prepare_fold(arguments("--data", npz, "--seed", seed), recipe) for seed in (0, 1))
+def test_the_one_split_of_a_recipe(npz, split, held_out, capsys):
+    recipe = recipes.Recipe(None, split=split, val=0.2, reduced=())
+    fold, again = (common.prepare_fold(npz, dataclasses.replace(recipe, seed=seed)) for seed in (0, 1))
     with np.load(npz) as source:
         assert np.array_equal(fold.x_val, source["x_train"][held_out])
         assert np.array_equal(fold.y_train, np.delete(source["y_train"], held_out))
@@ -395,25 +399,22 @@ def test_the_one_split_of_a_recipe(npz, arguments, split, held_out, capsys):
     assert f"400 of 400 images; {split} 20% held out: 320 train, 80 validation" in capsys.readouterr().out
 
 
-def test_options_go_before_the_recipe_s_data(npz, arguments):
-    recipe = common.Recipe(None, split="first", val=0.2, reduced=())
-
+def test_options_go_before_the_recipe_s_data(npz, resolved):
     def record(*argv, fold=None):
-        return common.prepare_fold(arguments("--data", npz, *argv), recipe, fold).record
+        return common.prepare_fold(npz, resolved(*argv, row="cnn_elu"), fold).record
 
     assert record("--val", "0.1")["val_counts"] == np.bincount(np.load(npz)["y_train"][:40], minlength=10).tolist()
     assert (record("--keep", "10")["reduced"], record("--keep", "10")["keep"]) == ([2, 4, 9], [10, 10, 10])
     assert record("--reduced", "3")["keep"] == [20]
     folds = [record("--keep", "10", fold=number) for number in (1, 2)]
-    plain = common.prepare_fold(arguments("--data", npz, "--keep", "10", "--val", "0.2"), common.Recipe(None), 1)
+    plain = common.prepare_fold(npz, resolved("--keep", "10", "--val", "0.2"), 1)
     assert folds[0] == plain.record
     assert [fold["split"] for fold in folds] == ["shuffle"] * 2
     assert folds[0]["train_sha256"] != folds[1]["train_sha256"]
 
 
-def test_a_split_that_leaves_nothing_or_not_all_classes_is_refused(npz, arguments):
-    recipe = common.Recipe(None, split="last", val=0.2, reduced=())
+def test_a_split_that_leaves_nothing_or_not_all_classes_is_refused(npz, resolved):
     with pytest.raises(InputError, match=r"VAL=0\.001 of 400 images leaves none to validate on"):
-        common.prepare_fold(arguments("--data", npz, "--val", "0.001"), recipe)
+        common.prepare_fold(npz, resolved("--val", "0.001", row="cnn_pool3"))
     with pytest.raises(InputError, match=r"VAL=0\.99 leaves no training image of class"):
-        common.prepare_fold(arguments("--data", npz, "--val", "0.99"), recipe)
+        common.prepare_fold(npz, resolved("--val", "0.99", row="cnn_pool3"))

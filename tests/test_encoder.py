@@ -7,6 +7,7 @@ from conftest import small_pictures
 
 import common
 import options
+import recipes
 import train_ae_classifier
 
 NAMES = [
@@ -21,7 +22,7 @@ TWO_BLOCKS = NAMES[:8]
 @pytest.fixture(scope="module")
 def autoencoder():
     """An autoencoder whose weights differ from those that a new model has."""
-    model = common.finished_model(common.RECIPES["autoencoder"], 10, "autoencoder")
+    model = common.finished_model(recipes.RECIPES["autoencoder"], 10, "autoencoder")
     for layer in model.layers:
         layer.set_weights([weight + 0.01 for weight in layer.get_weights()])
     return model
@@ -34,15 +35,15 @@ def prepared(monkeypatch, npz, autoencoder):
     def found(args, fold):
         run = common.Run("autoencoder")
         monkeypatch.setattr(common.Run, "load_model", lambda self: autoencoder)
-        return run, {"checkpoint_sha256": "abc"}
+        return run, {"checkpoint_sha256": "abc", "settings": {}}
 
     def prepared(words):
         calls = []
         monkeypatch.setattr(common, "find_autoencoder", found)
         monkeypatch.setattr(common, "train", lambda *args, **more: calls.append((args, more)))
         train_ae_classifier.main(["--data", str(npz), *words.split()])
-        (((model_name, run, _, _), settings),) = calls
-        model = common.finished_model(common.RECIPES[model_name], 10, "any")
+        (((_, recipe, run, *_), settings),) = calls
+        model = common.finished_model(recipe, 10, "any")
         before = {layer.name: layer.get_weights() for layer in model.layers}
         notes = settings.pop("prepare")(model)
         return model, before, run, settings, notes
@@ -87,7 +88,7 @@ def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, ta
 
 def test_random_statistics_are_those_of_the_training_pictures():
     images, _ = small_pictures(60)
-    model = common.finished_model(common.RECIPES["autoencoder_cls"], 10, "any")
+    model = common.finished_model(recipes.RECIPES["autoencoder_cls"], 10, "any")
     train_ae_classifier.settle_statistics(model, "block2_norm2", images)
     # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
     part = keras.Model(model.input, model.get_layer("block1_conv1").output)

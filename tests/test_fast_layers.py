@@ -247,7 +247,7 @@ def classes_of(model, gradients_by_products):
 
 
 def test_each_kind_of_layer_gets_its_fast_class():
-    autoencoder = common.finished_model(common.RECIPES["autoencoder"], 10, "autoencoder")
+    autoencoder = common.finished_model(recipes.RECIPES["autoencoder"], 10, "autoencoder")
     found = classes_of(autoencoder, gradients_by_products=True)
     small = {f"block{b}_conv{k}" for b, depth in ((3, 3), (4, 3), (5, 2)) for k in range(1, depth + 1)}
     assert {name for name, kind in found.items() if kind == "SmallConv2D"} == small
@@ -281,13 +281,13 @@ def test_only_what_is_known_to_be_the_same_is_replaced():
 KERAS_ALONE = ("cnn_wide5",)  # no layer of it has a faster twin
 
 
-@pytest.mark.parametrize("name", common.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_a_fast_twin_is_the_model(name, monkeypatch):
     """Output and every gradient, in float32 with all fast classes, dropout off in both.
 
     Rounding puts a few values on the other side of a ReLU's or a maximum's edge, so the error is taken over all values.
     """
-    model = common.finished_model(common.RECIPES[name], 10, name)
+    model = common.finished_model(recipes.RECIPES[name], 10, name)
     for layer in model.layers:
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
@@ -334,14 +334,15 @@ def multiply_adds(operation):
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", common.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_frozen_layers_cost_no_gradient_work(name, precision, monkeypatch):
     """The graph of a training step multiplies as often as the benchmark's formula says, frozen layers once."""
     monkeypatch.setattr(common, "processor_has_bfloat16", lambda: "avx512_bf16")
-    recipe, target = common.RECIPES[name], "augmented" if name == "autoencoder" else None
+    recipe = recipes.RECIPES[name]
+    target = "augmented" if recipes.model_of(name) == "autoencoder" else None
     model = bench.new_model(name)
     training = common.augmented(common.fast_twin(model, precision), recipes.REFERENCE_RANGES, target)
-    common.compile_model(training, common.new_optimizer(recipe.optimizer, 0.001), target)
+    common.compile_model(training, common.new_optimizer(recipe.optimizer, 0.001), recipe.loss)
     batch = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
     step = tf.function(lambda: training.train_step(batch)).get_concrete_function()
     done = sum(2 * multiply_adds(operation) for operation in those_that_run(step.graph))

@@ -33,7 +33,7 @@ def log(event):
 log("start")
 time.sleep(0.05)
 deadline = time.monotonic() + 20
-folds = int(os.environ.get("TOGETHER", 0)) if "--help" not in sys.argv and "classifier" in sys.argv[1] else 0
+folds = int(os.environ.get("TOGETHER", 0)) if "--check" not in sys.argv and "classifier" in sys.argv[1] else 0
 while open("calls").read().count("--fold") < folds:
     if time.monotonic() > deadline:
         sys.exit("the folds do not run side by side")
@@ -92,8 +92,8 @@ class Project:
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def calls(self):
-        """Arguments of every call so far, less the classifier's check of its options (`--help`)."""
-        return [argv for event, argv, *_ in self.events() if event == "start" and argv[-1] != "--help"]
+        """Arguments of every call so far, less the classifier's check of its options (`--check`)."""
+        return [argv for event, argv, *_ in self.events() if event == "start" and argv[-1] != "--check"]
 
     def refused(self, *arguments, **more):
         """make's one sentence about `arguments`; nothing may have been run or made."""
@@ -155,7 +155,18 @@ def test_an_arch_is_trained_on_its_own_split_or_on_the_folds_asked_for(project):
     evaluation = ["evaluate.py", "--model=cnn", "--arch=elu"]
     folds = [["train_cnn.py", f"--fold={k}", "--arch=elu", "--keep=9"] for k in (2, 3)]
     assert project.calls() == [["train_cnn.py", "--arch=elu", "--epochs=7"], evaluation, *folds, evaluation]
-    assert "make ae_cls does not take ARCH" in project.refused("ae_cls", "ARCH=elu")
+
+
+def test_an_arch_of_the_classifier_is_one_of_its_autoencoder_too(project):
+    project.make("ae_cls", "ARCH=cae", "CONFIG=a b.json", "EPOCHS=7")
+    check, *_ = (argv for event, argv, *_ in project.events() if event == "start")
+    given = ["--arch=cae", "--epochs=7", "--config=a b.json"]
+    assert check == ["train_ae_classifier.py", *given, "--check"]
+    assert project.calls() == [
+        ["train_autoencoder.py", "--if-missing", "--arch=cae", "--config=a b.json"],
+        ["train_ae_classifier.py", *given],
+        ["evaluate.py", "--model=autoencoder_cls", "--arch=cae"],
+    ]
 
 
 def test_ae_trains_then_evaluates(project):
@@ -186,7 +197,7 @@ def test_autoencoder_before_folds_before_evaluation(project, parallel, target, m
     everything = {*handed_on, "--epochs=7", "--batch-size=32", "--learning-rate=0.1", "--patience=4", "--force"}
     assert all(set(fold[2 + len(extra) :]) == everything for fold in folds)
 
-    moments = [(event, argv[0]) for event, argv, *_ in project.events() if argv[-1] != "--help"]
+    moments = [(event, argv[0]) for event, argv, *_ in project.events() if argv[-1] != "--check"]
     assert moments[:2] == [("start", "train_autoencoder.py"), ("end", "train_autoencoder.py")]
     assert moments[-2:] == [("start", "evaluate.py"), ("end", "evaluate.py")]
 
@@ -203,7 +214,10 @@ def test_controls_without_an_autoencoder_train_none(project, target, encoder, tr
 
 def test_classifier_checks_its_options_before_the_autoencoder(project):
     project.make("ae_cls", "EPOCHS=7", "FOLDS=1")
-    assert project.events()[0][1] == ["train_ae_classifier.py", "--epochs=7", "--help"]
+    assert project.events()[0][1] == ["train_ae_classifier.py", "--epochs=7", "--check"]
+    (project.folder / "calls").unlink()
+    project.make("mod_ae_cls", "EPOCHS=7", "FOLDS=1")
+    assert project.events()[0][1] == ["train_ae_classifier.py", "--modified", "--epochs=7", "--check"]
 
 
 def test_one_autoencoder_for_all_who_need_it(project):
@@ -300,7 +314,7 @@ def test_environment_variables_are_no_knobs(project):
 
 def test_launch_is_in_front_of_trainings_only(project):
     project.make("ae_cls", "FOLDS=1", "LAUNCH=env LAUNCHED=$(echo yes)")
-    launched = {argv[0]: launched for event, argv, launched, _ in project.events() if argv[-1] != "--help"}
+    launched = {argv[0]: launched for event, argv, launched, _ in project.events() if argv[-1] != "--check"}
     assert launched == {"train_autoencoder.py": "yes", "train_ae_classifier.py": "yes", "evaluate.py": None}
 
 

@@ -1,5 +1,6 @@
 """The models: parameter counts, weights taken from an autoencoder, finished files, the training twin, faster layers."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
 
 
 def built(name):
-    return common.finished_model(common.RECIPES[name], 10, name)
+    return common.finished_model(recipes.RECIPES[name], 10, name)
 
 
 def shake(model):
@@ -67,7 +68,7 @@ def test_parameters_of_the_cnn_and_the_autoencoder(cnn, autoencoder):
 def test_classifiers_take_and_freeze_the_encoder_by_name(autoencoder, name, parameters, left, taken):
     model = built(name)
     before = {layer.name: layer.get_weights() for layer in model.layers}
-    until = common.RECIPES[name].frozen_until
+    until = recipes.RECIPES[name].frozen_until
     names = common.take_weights(model, autoencoder, until)
     assert common.freeze(model, until) == names
     assert (model.count_params(), trainable(model)) == (parameters, left)
@@ -113,11 +114,89 @@ def test_a_layer_that_is_missing_or_of_another_shape_is_named(names, filters, se
         ("cnn_pool3", 1_116_170, 1_116_170),
         ("cnn_wide5", 4_361_738, 4_361_738),
         ("cnn_dropout", 6_417_034, 6_416_778),
+        ("autoencoder_cae", 725_059, 723_267),
+        ("autoencoder_cls_cae", 708_842, 419_402),
     ],
 )
 def test_parameters_of_the_documents_networks(name, parameters, left):
     model = built(name)
+    if recipes.RECIPES[name].frozen_until:
+        common.freeze(model, recipes.RECIPES[name].frozen_until)
     assert (model.count_params(), trainable(model)) == (parameters, left)
+
+
+def test_the_convolutional_autoencoder_in_two_halves():
+    model = built("autoencoder_cae")
+    names = [layer.name for layer in model.layers]
+    halves = model.layers[: names.index("code")], model.layers[names.index("code") :]
+    assert [sum(layer.count_params() for layer in half) for half in halves] == [288_800, 436_259]
+    assert model.get_layer("code").output.shape == (None, 8, 8, 128)
+    assert kinds("autoencoder_cae") == (
+        " MaxPooling2D Dropout-0.2 ".join(cae_block(width) for width in (32, 64, 128)) + " Dropout-0.2 "
+        f"ActivityRegularization {cae_block(128)} {cae_block(64)} UpSampling2D {cae_block(32)} UpSampling2D "
+        "Conv2D-3-3-sigmoid"
+    )
+
+
+def test_the_classifier_on_the_convolutional_autoencoder_s_code():
+    encoder = kinds("autoencoder_cae").split(" ActivityRegularization")[0]
+    assert kinds("autoencoder_cls_cae") == (
+        f"{encoder} ActivityRegularization Conv2D-128-3 BatchNormalization MaxPooling2D Flatten "
+        "Dense-128-relu BatchNormalization Dense-64-relu BatchNormalization Dense-10-softmax"
+    )
+    model, autoencoder = built("autoencoder_cls_cae"), built("autoencoder_cae")
+    assert common.take_weights(model, autoencoder, "code") == [
+        f"block{block}_{kind}{layer}" for block in (1, 2, 3) for layer in (1, 2) for kind in ("conv", "norm")
+    ]
+
+
+def cae_block(width):
+    return " ".join([f"Conv2D-{width}-3-relu BatchNormalization"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "expected"),
+    [
+        ("autoencoder_cae", {"blocks": 1}, "block1_pool decoder1_upsample code:16x16x32"),
+        ("autoencoder_cae", {"blocks": 4, "first_width": 8}, "code:8x8x64"),
+        (
+            "autoencoder_cae",
+            {"layers_per_block": 1, "batch_norm": False},
+            "-block1_conv2 -block1_norm1 -decoder1_norm1",
+        ),
+        ("autoencoder_cae", {"dropout": 0.0}, "-block1_dropout"),
+        ("autoencoder_cae", {"input_noise": 0.1, "hidden_noise": 0.2}, "input_noise block1_noise block3_noise"),
+        ("autoencoder_cls_cae", {"pooling": "average"}, "average -flatten dense1:128"),
+        ("autoencoder_cls_cae", {"pooling": "max", "dense": False}, "max -dense1 -norm2 norm1"),
+        ("autoencoder_cls_cae", {"head_batch_norm": False, "head_dropout": 0.5}, "-norm1 -norm3 dropout1 dropout2"),
+    ],
+)
+def test_settings_of_the_network(name, network, expected):
+    recipe = recipes.RECIPES[name]
+    recipe = dataclasses.replace(recipe, network={**recipe.network, **network})
+    model = common.finished_model(recipe, 10, name)
+    shapes = {layer.name: "x".join(map(str, layer.output.shape[1:])) for layer in model.layers}
+    for word in expected.split():
+        layer, _, shape = word.lstrip("-").partition(":")
+        assert (layer in shapes) == (word[0] != "-"), word
+        assert not shape or shapes[layer] == shape
+    assert model.output_shape[1:] == ((32, 32, 3) if name == "autoencoder_cae" else (10,))
+    assert np.isfinite(numpy(model(PICTURES))).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_penalties_are_those_of_their_formulas(precision):
+    """Of every hidden convolution's kernel, and of the code, the latter a picture's, on average over the batch."""
+    recipe, sizes = recipes.RECIPES["autoencoder_cae"], {"kernel_l2": 1e-3, "activity_l1": 1e-4}
+    model = common.finished_model(dataclasses.replace(recipe, network={**recipe.network, **sizes}), 10, "cae")
+    training, _ = common.training_model(model, common.Ranges(), precision, "augmented")
+    training(PICTURES, training=False)
+    found = sorted(float(loss) for loss in training.losses)
+    kernels = [layer.get_weights()[0] for layer in model.layers[:-1] if isinstance(layer, layers.Conv2D)]
+    code = numpy(keras.Model(model.input, model.get_layer("code").output)(PICTURES))
+    expected = [*(1e-3 * np.square(kernel).sum() for kernel in kernels), 1e-4 * np.abs(code).sum() / len(code)]
+    assert len(expected) == 13
+    assert np.allclose(found, sorted(expected), rtol=1e-4 if precision == "float32" else 0.01)
 
 
 def kinds(name):
@@ -159,14 +238,15 @@ def test_layers_of_the_documents_networks():
     )
 
 
-@pytest.mark.parametrize("name", common.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_finished_models_are_stock_float32_and_take_pictures_as_they_are(name):
     model = built(name)
     assert all(type(layer).__module__.split(".")[0] == "keras" for layer in model.layers)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert [layer.name for layer in model.layers if isinstance(layer, layers.Rescaling)] == ["rescale"]
     assert model.input_shape == (None, 32, 32, 3)
-    assert model.output_shape == ((None, 32, 32, 3) if name == "autoencoder" else (None, 10))
+    autoencoder = recipes.model_of(name) == "autoencoder"
+    assert model.output_shape == ((None, 32, 32, 3) if autoencoder else (None, 10))
     rescaled = keras.Model(model.input, model.get_layer("rescale").output)(PICTURES)
     scaled = {"cnn_leaky": PICTURES / 255 - 0.5}
     scaled |= dict.fromkeys(("cnn_pool3", "cnn_wide5", "cnn_dropout"), PICTURES)
@@ -174,7 +254,7 @@ def test_finished_models_are_stock_float32_and_take_pictures_as_they_are(name):
     out = numpy(model(PICTURES))
     assert out.min() >= 0
     assert out.max() <= 1
-    if name != "autoencoder":
+    if not autoencoder:
         assert np.allclose(out.sum(axis=1), 1, atol=1e-5)
 
 
@@ -278,7 +358,9 @@ def test_error_and_psnr_are_those_of_scikit_image():
     pair[:, 1] = pair[:, 0] + random.normal(0, 0.1, pair[:, 0].shape) * np.arange(1, 6).reshape(5, 1, 1, 1)
     errors = [metrics.mean_squared_error(one, other) for one, other in pair]
     ratios = [metrics.peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pair]
-    assert np.allclose(numpy(common.reconstruction_error(None, pair)), errors, rtol=1e-5)
+    assert np.allclose(numpy(common.reconstruction_loss("mean_squared_error")(None, pair)), errors, rtol=1e-5)
     assert np.allclose(numpy(common.psnr(None, pair)), ratios, atol=1e-4)
+    absolute = np.abs(pair[:, 0] - pair[:, 1]).mean(axis=(1, 2, 3))
+    assert np.allclose(numpy(common.reconstruction_loss("mean_absolute_error")(None, pair)), absolute, rtol=1e-5)
     equal = np.stack([pair[:, 0], pair[:, 0]], axis=1)
     assert np.all(np.isfinite(numpy(common.psnr(None, equal))))

@@ -18,10 +18,11 @@ SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "ev
 
 def test_defaults_are_the_reference_study(arguments):
     args = arguments()
-    assert (args.data, args.keep, args.val, args.fold, args.seed, args.reduced) == (None, None, None, None, 0, None)
+    assert (args.data, args.keep, args.val, args.fold, args.seed, args.reduced) == (None, None, None, None, None, None)
     recipe = recipes.RECIPES["cnn"]
     assert (recipe.val, recipe.split, recipe.reduced) == (0.15, "shuffle", ("2", "4", "9"))
-    assert (args.noaug, args.target, args.precision, args.name, args.force) == (False, "augmented", "auto", None, False)
+    assert (recipe.seed, recipe.precision, recipe.keep) == (0, "auto", None)
+    assert (args.noaug, args.target, args.precision, args.name, args.force) == (False, "augmented", None, None, False)
     assert (args.epochs, args.batch_size, args.learning_rate, args.patience) == (None, None, None, None)
 
 

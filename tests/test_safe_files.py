@@ -22,6 +22,7 @@ from keras import layers
 import common
 import evaluate
 import options
+import recipes
 import train_cnn
 
 STEM = "small_cnn_fold1"
@@ -36,7 +37,7 @@ def build_tiny(x, classes):
 @pytest.fixture
 def folder(monkeypatch, npz):
     """A working directory with checkpoints/ and imgs/ that an unprivileged user may reach and change."""
-    monkeypatch.setitem(common.RECIPES, "cnn", common.Recipe(build_tiny, batch_size=64, epochs=3))
+    monkeypatch.setitem(recipes.RECIPES, "cnn", recipes.Recipe(build_tiny, batch_size=64, epochs=3))
     folder = Path(tempfile.mkdtemp())
     shutil.copy(npz, folder)
     for path in (folder, folder / "checkpoints", folder / "imgs"):

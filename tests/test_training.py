@@ -26,6 +26,7 @@ import common
 import options
 import recipes
 from options import InputError, RunFailed
+from recipes import RECIPES
 
 TIMING = {"seconds", "images_per_second"}
 FINISHED = ("--precision", "float32", "--epochs", 4)
@@ -46,17 +47,17 @@ def build_tiny_autoencoder(x, classes=None):
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_recipes():
-    """Models that train in a second, under the names `tiny` and `tiny_autoencoder`."""
+    """Models that train in a second, under the names `cnn_tiny` and `autoencoder_tiny`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(common.RECIPES, "tiny", common.Recipe(build_tiny, batch_size=64, epochs=2))
-        recipe = dataclasses.replace(common.RECIPES["autoencoder"], build=build_tiny_autoencoder, epochs=1)
-        patch.setitem(common.RECIPES, "tiny_autoencoder", recipe)
+        patch.setitem(RECIPES, "cnn_tiny", recipes.Recipe(build_tiny, batch_size=64, epochs=2))
+        recipe = dataclasses.replace(RECIPES["autoencoder"], build=build_tiny_autoencoder, epochs=1)
+        patch.setitem(RECIPES, "autoencoder_tiny", recipe)
         yield
 
 
 @pytest.fixture(scope="module")
-def fold(npz, arguments):
-    return common.prepare_fold(arguments("--data", npz), common.Recipe(None))
+def fold(npz, resolved):
+    return common.prepare_fold(npz, resolved())
 
 
 @pytest.fixture
@@ -65,18 +66,18 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def train(fold, arguments):
-    """train(run, '--epochs', 3, model='tiny', …): a training of the fold, or of another."""
+def train(fold, resolved):
+    """train(run, '--epochs', 3, model='cnn_tiny', …): a training of the fold, or of another."""
 
-    def train(run, *argv, model="tiny", fold=fold, **more):
-        common.train(model, run, fold, arguments(*argv), **more)
+    def train(run, *argv, model="cnn_tiny", fold=fold, **more):
+        common.train(model, resolved(*argv, row=model), run, fold, "--force" in argv, **more)
         return run
 
     return train
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, fold, arguments):
+def finished(tmp_path_factory, fold, resolved):
     """A finished training, and the weights that its model began with; copy it before changing it."""
     run, start = common.Run("tiny", 1, tmp_path_factory.mktemp("finished")), {}
 
@@ -84,7 +85,7 @@ def finished(tmp_path_factory, fold, arguments):
         start.update({layer.name: layer.get_weights() for layer in model.layers})
         return {"note": "from take"}
 
-    common.train("tiny", run, fold, arguments(*FINISHED), prepare=keep_start)
+    common.train("cnn_tiny", resolved(*FINISHED, row="cnn_tiny"), run, fold, prepare=keep_start)
     return run, start
 
 
@@ -140,11 +141,12 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     assert (record["run"], record["fold"], record["note"]) == ("tiny", 1, "from take")
     asked = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-3, "patience": 15, "seed": 0, "val": 0.15}
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
-    fixed |= {"scale": 1 / 255, "offset": 0.0}
+    fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False}
+    fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny"}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
-    assert record["settings"] == {"model": "tiny", "precision": "float32", "ranges": ranges, **asked, **fixed, **images}
+    assert record["settings"] == {"precision": "float32", "ranges": ranges, **asked, **fixed, **images}
     assert record["data"] == fold.record
     assert record["parameters"] == (8 * 8 * 3 + 1) * 4 + 4 * 4 + (64 + 1) * 10
     assert record["trainable_parameters"] == record["parameters"] - 2 * 4
@@ -186,7 +188,7 @@ def test_validation_loss_is_that_of_the_finished_model_on_the_fold_s_pictures_as
 
 
 @pytest.mark.parametrize(
-    ("model", "target", "balanced"), [("tiny", None, True), ("tiny_autoencoder", "augmented", False)]
+    ("model", "target", "balanced"), [("cnn_tiny", None, True), ("autoencoder_tiny", "augmented", False)]
 )
 def test_training_batches_are_drawn_and_validation_is_the_fold_s_own(
     train, run, fold, monkeypatch, model, target, balanced
@@ -220,7 +222,7 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
     made = []
     plain = common.training_model
     monkeypatch.setattr(common, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
-    train(run, "--batch-size", 100, model="tiny_autoencoder", target=target, augment=augment)
+    train(run, "--batch-size", 100, model="autoencoder_tiny", target=target, augment=augment)
     (((_, ranges, _, found_target), _),) = made
     assert ranges == (recipes.REFERENCE_RANGES if augment else common.Ranges())
     assert found_target == target
@@ -233,8 +235,8 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
 
 
 def test_frozen_layers_stay_as_they_were_taken_and_all_others_move(train, run):
-    recipe = common.RECIPES["autoencoder_cls"]
-    autoencoder = common.finished_model(common.RECIPES["autoencoder"], 10, "autoencoder")
+    recipe = RECIPES["autoencoder_cls"]
+    autoencoder = common.finished_model(RECIPES["autoencoder"], 10, "autoencoder")
     for layer in autoencoder.layers:  # statistics that differ from a new layer's
         if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([weight + 0.3 for weight in layer.get_weights()])
@@ -255,6 +257,24 @@ def test_frozen_layers_stay_as_they_were_taken_and_all_others_move(train, run):
     assert run.read_record()["trainable_parameters"] == 1_826_634
 
 
+def build_plain(x, classes):
+    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.Flatten(name="flatten")(x))
+
+
+def test_class_weights_multiply_the_losses_of_a_class(train, run, fold, monkeypatch):
+    """At learning rate 0 the loss of an epoch can be told beforehand."""
+    recipe = recipes.Recipe(build_plain, ranges=recipes.Ranges(), balanced=False, class_weights=True, batch_size=17)
+    monkeypatch.setitem(RECIPES, "cnn_plain", recipe)
+    train(run, *("--learning-rate", 0, "--epochs", 1, "--precision", "float32"), model="cnn_plain")
+    assert len(fold.y_train) == 17 * 17  # whole batches: each image once
+    losses = -np.log(run.load_model().predict(fold.x_train, verbose=0)[np.arange(len(fold.y_train)), fold.y_train])
+    weights = len(fold.y_train) / 10 / np.bincount(fold.y_train)
+    assert set(weights.round(3)) == {0.85, 1.7}
+    (found,) = run.read_record()["history"]["loss"]
+    assert found == pytest.approx(np.mean(losses * weights[fold.y_train]), rel=1e-4)
+    assert abs(np.mean(losses) / found - 1) > 1e-3  # which is another number
+
+
 # --- How a training ends ---
 
 
@@ -265,7 +285,7 @@ def worsening(fold):
 
 
 @pytest.fixture(scope="module")
-def run_through(tmp_path_factory, worsening, arguments):
+def run_through(tmp_path_factory, worsening, resolved):
     """A training to its early end, whose learning rate falls on the way; its batch-norm weights after each epoch."""
     run, weights = common.Run("tiny", 1, tmp_path_factory.mktemp("through")), []
     plain = common.KeepState.on_epoch_end
@@ -276,7 +296,7 @@ def run_through(tmp_path_factory, worsening, arguments):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(common.KeepState, "on_epoch_end", keep)
-        common.train("tiny", run, worsening, arguments(*WORSENING))
+        common.train("cnn_tiny", resolved(*WORSENING, row="cnn_tiny"), run, worsening)
     return run, weights
 
 
@@ -322,7 +342,7 @@ def test_an_interrupted_training_ends_as_one_run_through(run_through, train, run
 def decaying(monkeypatch):
     """The tiny model with a falling learning rate, no early stopping, and the epoch of the best accuracy kept."""
     change = {"schedule": 0.5, "patience": None, "monitor": "val_accuracy", "epochs": 6}
-    monkeypatch.setitem(common.RECIPES, "tiny", dataclasses.replace(common.RECIPES["tiny"], **change))
+    monkeypatch.setitem(RECIPES, "cnn_tiny", dataclasses.replace(RECIPES["cnn_tiny"], **change))
 
 
 def test_a_rate_that_falls_each_epoch_and_the_best_accuracy_interrupted_or_not(
@@ -506,11 +526,14 @@ def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
     [
         ({"optimizer": "sgd"}, "optimizer adam there, sgd now"),
         ({"schedule": None}, "schedule plateau there, None now"),
-        ({"ranges": common.Ranges(flip=True)}, "ranges {.*'rotation': 40.*} there, {.*'rotation': 0.0.*} now"),
+        (
+            {"ranges": common.Ranges(rotation=40)},
+            r"ranges.shift 0\.2 there, 0\.0 now; .*; ranges.flip True there, False now",
+        ),
     ],
 )
 def test_another_recipe_is_other_settings(copy, train, no_fit, monkeypatch, change, words):
-    monkeypatch.setitem(common.RECIPES, "tiny", dataclasses.replace(common.RECIPES["tiny"], **change))
+    monkeypatch.setitem(RECIPES, "cnn_tiny", dataclasses.replace(RECIPES["cnn_tiny"], **change))
     with pytest.raises(InputError, match=rf"has other settings \({words}\): "):
         train(copy, *FINISHED)
 
@@ -841,13 +864,3 @@ def test_only_the_cores_that_the_process_may_use_are_counted():
     code = f"import os; os.sched_setaffinity(0, {{{core}}}); import common; print(common.set_up_device()[0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "CPU, 1 cores\n", done.stderr
-
-
-@pytest.mark.parametrize(
-    ("source", "ranges"), [("digits", common.DIGITS_RANGES), ("cifar10", recipes.REFERENCE_RANGES)]
-)
-def test_digits_are_turned_less_than_pictures_and_never_mirrored(fold, arguments, source, ranges):
-    there = dataclasses.replace(fold, record={**fold.record, "source": source})
-    settings = common.resolve_settings(arguments(), "cnn", there)
-    assert common.Ranges(**settings["ranges"]) == ranges
-    assert not common.DIGITS_RANGES.flip
