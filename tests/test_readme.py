@@ -35,7 +35,7 @@ def test_the_cnn_on_five_folds_is_the_published_one():
 @pytest.mark.parametrize("arch", ["leaky", "pool3"])
 def test_the_other_networks_accuracies_are_those_of_their_reports(arch):
     report = published(f"cnn_{arch}_report")
-    (row,) = (line for line in README.splitlines() if line.startswith(f"| `ARCH={arch}` |"))
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| `cnn ARCH={arch}` |"))
     assert row.endswith(f"| {report['summary']['accuracy']['mean']:.3f} |".replace("0.", "."))
     assert arch != "pool3" or report["folds"]["1"]["record"]["best_epoch"] == 5
 
