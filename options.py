@@ -381,17 +381,23 @@ def in_words(allowed):
     return str(allowed) if isinstance(allowed, Number) else json.dumps(allowed)
 
 
+def shown(value):
+    """A value as JSON, in ASCII, cut after 80 letters."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def require_allowed(path, settings, allowed, within=""):
     """Raise InputError, naming it and what is allowed, for the first of `settings` that is not."""
     for key, value in settings.items():
         if key not in allowed:
             known = f"the settings there are {', '.join(allowed)}" if allowed else "there are none there"
-            raise InputError(f"CONFIG {path!r} holds {within}{key}, which is no setting of this model; {known}")
+            raise InputError(f"CONFIG {path!r} holds {shown(within + key)}, which is no setting of this model; {known}")
         if isinstance(allowed[key], dict) and isinstance(value, dict):
             require_allowed(path, value, allowed[key], f"{key}.")
         elif isinstance(allowed[key], dict) or not fits(value, allowed[key]):
             words = "a dictionary" if isinstance(allowed[key], dict) else in_words(allowed[key])
-            raise InputError(f"CONFIG {path!r} holds {within}{key} = {json.dumps(value)}; it may be {words}")
+            raise InputError(f"CONFIG {path!r} holds {within}{key} = {shown(value)}; it may be {words}")
 
 
 def resolve(args, name, **chosen):
@@ -404,7 +410,7 @@ def resolve(args, name, **chosen):
         row = dataclasses.replace(row, ranges=DIGITS_RANGES)
     if getattr(args, "if_missing", False):  # it is the classifier's, of which the autoencoder takes what it shares
         config = {key: config[key] for key in ("reduced", "keep", "val", "seed", "network") if key in config}
-        if "network" in config:
+        if isinstance(config.get("network"), dict):
             config["network"] = {key: value for key, value in config["network"].items() if key in row.network}
     require_allowed(path, config, allowed_settings(name, chosen))
     for key, value in {"model": name, **chosen}.items():

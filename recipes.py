@@ -246,7 +246,7 @@ class Recipe:
     balanced: bool = True  # batches with as many of each class
     class_weights: bool = False  # a class counts the more in the loss, the fewer images it has
     reduced: tuple = ("2", "4", "9")  # classes of which images are left out
-    keep: int | tuple | None = None  # images kept of each of them; None: half
+    keep: int | list | None = None  # images kept of each of them; None: half
     split: str = "shuffle"  # a stratified shuffle split a fold; "first" or "last": those images validate, one fold
     val: float = 0.15  # share of the images that validate
     seed: int = 0  # of every draw

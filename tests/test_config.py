@@ -173,21 +173,21 @@ def test_an_autoencoder_on_demand_takes_what_it_shares(config, arguments):
 
 RATE = "a number, more than 0 and at most 1"
 BAD = [  # row, what the file holds, the sentence after its name
-    ("cnn", {"epochz": 5}, "holds epochz, which is no setting of this model; the settings there are model, network, "),
+    ("cnn", {"epochz": 5}, 'holds "epochz", which is no setting of this model; the settings there are model, network'),
     (
         "cnn",
         {"encoder": "tuned"},
-        "holds encoder, which is no setting of this model; the settings there are model, netw",
+        'holds "encoder", which is no setting of this model; the settings there are model, netw',
     ),
     (
         "cnn",
         {"network": {"blocks": 2}},
-        "holds network.blocks, which is no setting of this model; there are none there",
+        'holds "network.blocks", which is no setting of this model; there are none there',
     ),
     (
         "cnn",
         {"ranges": {"tilt": 1}},
-        "holds ranges.tilt, which is no setting of this model; the settings there are rota",
+        'holds "ranges.tilt", which is no setting of this model; the settings there are rota',
     ),
     ("cnn", {"epochs": "64"}, 'holds epochs = "64"; it may be a whole number, at least 1'),
     ("cnn", {"epochs": 2.5}, "holds epochs = 2.5; it may be a whole number, at least 1"),
@@ -212,7 +212,7 @@ BAD = [  # row, what the file holds, the sentence after its name
     ("cnn", {"model": "resnet"}, 'holds model = "resnet"; it may be "cnn" or '),
     ("cnn", {"model": "cnn_elu"}, 'is of model "cnn_elu", and this run of "cnn": type the target, ARCH, '),
     ("autoencoder", {"augment": False}, "is of augment false, and this run of true: "),
-    ("autoencoder", {"encoder": "tuned"}, "holds encoder, which is no setting of this model; "),
+    ("autoencoder", {"encoder": "tuned"}, 'holds "encoder", which is no setting of this model; '),
     ("autoencoder", {"class_weights": True}, "holds class_weights = true; it may be false"),
     ("autoencoder", {"monitor": "val_accuracy"}, 'holds monitor = "val_accuracy"; it may be "val_loss" or "val_psnr"'),
     ("autoencoder_cls", {"encoder": "tuned"}, 'is of encoder "tuned", and this run of "frozen": '),
@@ -224,7 +224,7 @@ BAD = [  # row, what the file holds, the sentence after its name
     (
         "autoencoder_cae",
         {"network": {"pooling": "max"}},
-        "holds network.pooling, which is no setting of this model; the ",
+        'holds "network.pooling", which is no setting of this model; the ',
     ),
     ("autoencoder_cae", {"network": {"batch_norm": 1}}, "holds network.batch_norm = 1; it may be true or false"),
     ("autoencoder_cls_cae", {"network": {"pooling": "sum"}}, 'holds network.pooling = "sum"; it may be "flatten" or '),
