@@ -27,8 +27,9 @@ import zlib
 from pathlib import Path
 
 import options
-from options import CHECKPOINTS, OPTIONS, InputError, RunFailed, data_prefix, raise_what_was_heard
+from options import CHECKPOINTS, InputError, RunFailed, data_prefix, raise_what_was_heard
 from recipes import Ranges
+from settings import require_same_settings, settings_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -817,35 +818,6 @@ def current_commit():
     return None
 
 
-def flat(key, value):
-    """A setting as (name, value) pairs: those of a part, such as 'ranges', one by one."""
-    return [(f"{key}.{name}", one) for name, one in value.items()] if isinstance(value, dict) else [(key, value)]
-
-
-def differing_settings(first, second, form):
-    """What differs between the settings of two trainings, as words: `form` puts (knob, first's, second's) into each."""
-    first, second = (
-        {name: value for key, values in settings.items() for name, value in flat(key, values)}
-        for settings in (first, second)
-    )
-    knobs = {option.replace("-", "_"): knob for option, (knob, _) in OPTIONS.items()}
-    differing = [key for key in {**second, **first} if first.get(key) != second.get(key)]
-    chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
-    if differing and not chosen:
-        return "another autoencoder" if differing == ["autoencoder_sha256"] else "other images"
-    return "; ".join(form.format(knobs.get(key, key), first.get(key), second.get(key)) for key in chosen)
-
-
-def require_same_settings(found, wanted, what):
-    """Raise InputError naming, as knobs, the settings that differ between a run that is there and the one asked for."""
-    differing = differing_settings(found, wanted, "{} {} there, {} now")
-    if differing:
-        raise InputError(
-            f"{what} has other settings ({differing}): repeat with its own, choose NAME=... to keep both, "
-            "or FORCE=1 to replace it"
-        )
-
-
 RECORD = {  # the form of what is read of a record again
     "settings": dict,
     "data": {
@@ -1144,10 +1116,8 @@ class KeepState(keras.callbacks.Callback):
 
 def resolved_settings(name, recipe, fold, **more):
     """Everything that the result follows from, as it goes into the record, and as CONFIG takes it."""
-    values = dataclasses.asdict(recipe)
     data_keys = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
-    data = {key: fold.record[key] for key in data_keys}
-    return {"model": name, **{key: values[key] for key in options.SETTINGS if key in values}, **data, **more}
+    return {"model": name, **settings_of(recipe), **{key: fold.record[key] for key in data_keys}, **more}
 
 
 def train(name, recipe, run, fold, force=False, prepare=None, **more):

@@ -15,6 +15,7 @@ import numpy as np
 import options
 from evaluate import BLUE, ORANGE, new_figure, save, show, spread
 from options import IMAGES, InputError
+from settings import completed, differing_settings
 
 LEVEL = 0.95
 DRAWS = 10_000  # of the bootstrap
@@ -31,6 +32,7 @@ RECORD = {
     "settings": {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": [int]},
     "data": {"train_sha256": str},
 }
+OF_THE_NETWORK = ("model", "network", "encoder", "sha256", "kept_sha256", "train_sha256", "autoencoder_sha256")
 AUTOENCODER = {"PSNR (dB)": {"mean": float}, "SSIM": {"mean": float}}
 
 
@@ -320,7 +322,6 @@ def compare_all(pairs):
 
 
 def compare(run, baseline, folds):
-    import common
 
     right, other = (
         np.array([each.predicted(fold) == each.labels for fold in folds], float) for each in (run, baseline)
@@ -330,7 +331,7 @@ def compare(run, baseline, folds):
     if not untested and np.ptp(differences) < 1e-9:  # a few test images: nothing to estimate a spread from
         untested = "the same difference on every fold"
     unlike = [
-        {key: value for key, value in each.settings.items() if key not in ("model", "encoder") and "sha256" not in key}
+        {key: value for key, value in completed(each.settings).items() if key not in OF_THE_NETWORK}
         | {key: each.record[key] for key in ("precision", "device")}
         for each in (run, baseline)
     ]
@@ -346,7 +347,7 @@ def compare(run, baseline, folds):
         "t_test": None if untested else interval(corrected_t_test(differences, run.settings["val"])),
         "untested": untested,
         "bootstrap": interval(paired_bootstrap((right - other).mean(axis=0))),
-        "unlike": common.differing_settings(*unlike, "{} {} and {}"),
+        "unlike": differing_settings(*unlike, "{} {} and {}"),
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 import options
 from options import IMAGES, InputError
+from settings import differing_settings
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -78,7 +79,6 @@ def finished_trainings(name, args):
 
 def require_one_study(records, train):
     """Raise InputError where trainings are of other pictures than `train`, or differ in more than their fold."""
-    import common
 
     known = {run: record for run, record in records.items() if record}
     for run, record in known.items():
@@ -89,7 +89,7 @@ def require_one_study(records, train):
             )
         first, same = next(iter(known.items()))
         settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (same, record)]
-        differing = common.differing_settings(*settings, "{} {} and {}")
+        differing = differing_settings(*settings, "{} {} and {}")
         if differing:
             raise InputError(
                 f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): "

@@ -1,7 +1,7 @@
 """The command line that the scripts share: options, run names, messages, exit status.
 
-Standard library only, as recipes.py, so that `--help` and every refused option answer at once, without TensorFlow.
-`python options.py` prints the table of knobs that `make help` shows.
+Standard library only, as recipes.py and settings.py, so that `--help` and every refused option answer at once, without
+TensorFlow. `python options.py` prints the table of knobs that `make help` shows.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-from recipes import ARCHS, DIGITS_RANGES, MODELS, RECIPES, Ranges, Recipe, model_of
+from recipes import ARCHS, MODELS, RECIPES, Ranges
 
 CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
@@ -295,139 +295,6 @@ def parse(description, names, argv=None):
             "leave them out"
         )
     return args
-
-
-# --- Settings -------------------------------------------------------------------------------------------------------
-
-YES_OR_NO = (True, False)
-# What a CONFIG may hold and what each may be: Numbers, one of several, a list of any length, or a part of its own.
-SETTINGS = {
-    "model": tuple(RECIPES),
-    "encoder": ENCODERS,
-    "target": OPTIONS["target"][1]["choices"],
-    "augment": YES_OR_NO,
-    "network": {
-        "blocks": Number(int, 1, 5),
-        "layers_per_block": Number(int, 1, 16),
-        "first_width": Number(int, 1, 1024),
-        **dict.fromkeys(("dropout", "head_dropout"), Number(float, 0, 1, open_high=True)),
-        **dict.fromkeys(("input_noise", "hidden_noise"), Number(float, 0)),
-        **dict.fromkeys(("kernel_l1", "kernel_l2", "activity_l1", "activity_l2"), Number(float, 0)),
-        "pooling": ("flatten", "max", "average"),
-    },
-    "scale": Number(float, 0, open_low=True),
-    "offset": Number(float),
-    "ranges": {
-        "rotation": Number(float, 0, 180),
-        "shift": Number(float, 0, 1),
-        "shear": Number(float, 0, 90, open_high=True),
-        "zoom": Number(float, 0, 1, open_high=True),
-        "flip": YES_OR_NO,
-    },
-    "balanced": YES_OR_NO,
-    "class_weights": YES_OR_NO,
-    "reduced": [(Number(int, 0), str)],
-    "keep": (None, OPTIONS["keep"][1]["type"], [OPTIONS["keep"][1]["type"]]),
-    "split": ("shuffle", "first", "last"),
-    **{name: OPTIONS[name][1]["type"] for name in ("val", "seed", "epochs")},
-    "precision": OPTIONS["precision"][1]["choices"],
-    "loss": ("categorical_crossentropy",),
-    "optimizer": ("adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"),
-    "learning_rate": OPTIONS["learning-rate"][1]["type"],
-    "schedule": (None, "plateau", Number(float, 0, 1, open_low=True)),
-    "batch_size": OPTIONS["batch-size"][1]["type"],
-    "monitor": ("val_loss", "val_accuracy"),
-    "patience": (None, OPTIONS["patience"][1]["type"]),
-    **dict.fromkeys(("sha256", "kept_sha256", "train_sha256", "autoencoder_sha256"), str),  # follow from the data
-}
-OF_AUTOENCODERS = {
-    "class_weights": (False,),
-    "loss": ("mean_squared_error", "mean_absolute_error", "binary_crossentropy"),
-    "monitor": ("val_loss", "val_psnr"),
-}
-
-
-def allowed_settings(name, chosen):
-    """What CONFIG may hold for a row of RECIPES; what its network takes that is not in SETTINGS keeps its type."""
-    told = {"encoder": ("encoder", "autoencoder_sha256"), "target": ("target",), "augment": ("augment",)}
-    others = [key for word, keys in told.items() for key in keys if word not in chosen]
-    network = {key: SETTINGS["network"].get(key, type(value)) for key, value in RECIPES[name].network.items()}
-    network |= {key: YES_OR_NO for key, kind in network.items() if kind is bool}
-    allowed = {**SETTINGS, **(OF_AUTOENCODERS if model_of(name) == "autoencoder" else {}), "network": network}
-    return {key: value for key, value in allowed.items() if key not in others}
-
-
-def fits(value, allowed):
-    """True where a value of JSON is one of what a row of SETTINGS allows."""
-    if isinstance(allowed, tuple):
-        return any(fits(value, one) for one in allowed)
-    if isinstance(allowed, list):
-        return isinstance(value, list) and all(fits(item, allowed[0]) for item in value)
-    if isinstance(allowed, Number):
-        number = isinstance(value, int if allowed.kind is int else (int, float)) and not isinstance(value, bool)
-        return number and value in allowed
-    if isinstance(allowed, type):
-        return isinstance(value, allowed) and (allowed is bool or not isinstance(value, bool))
-    return type(value) is type(allowed) and value == allowed
-
-
-def in_words(allowed):
-    if isinstance(allowed, tuple):
-        return " or ".join(map(in_words, allowed))
-    if isinstance(allowed, list):
-        return f"a list of {in_words(allowed[0])}"
-    if isinstance(allowed, type):
-        return {str: "a text", int: "a whole number", float: "a number"}.get(allowed, allowed.__name__)
-    return str(allowed) if isinstance(allowed, Number) else json.dumps(allowed)
-
-
-def shown(value):
-    """A value as JSON, in ASCII, cut after 80 letters."""
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def require_allowed(path, settings, allowed, within=""):
-    """Raise InputError, naming it and what is allowed, for the first of `settings` that is not."""
-    for key, value in settings.items():
-        if key not in allowed:
-            known = f"the settings there are {', '.join(allowed)}" if allowed else "there are none there"
-            raise InputError(f"CONFIG {path!r} holds {shown(within + key)}, which is no setting of this model; {known}")
-        if isinstance(allowed[key], dict) and isinstance(value, dict):
-            require_allowed(path, value, allowed[key], f"{key}.")
-        elif isinstance(allowed[key], dict) or not fits(value, allowed[key]):
-            words = "a dictionary" if isinstance(allowed[key], dict) else in_words(allowed[key])
-            raise InputError(f"CONFIG {path!r} holds {within}{key} = {shown(value)}; it may be {words}")
-
-
-def resolve(args, name, **chosen):
-    """The row `name` of RECIPES, with what CONFIG and, before that, the command line set in place of its values.
-
-    `chosen` are settings that the run's name tells: a CONFIG that has them must say the same. Raises InputError.
-    """
-    row, (path, config) = RECIPES[name], args.config or ("", {})
-    if args.data == "digits" and row.ranges != Ranges():
-        row = dataclasses.replace(row, ranges=DIGITS_RANGES)
-    if getattr(args, "if_missing", False):  # it is the classifier's, of which the autoencoder takes what it shares
-        config = {key: config[key] for key in ("reduced", "keep", "val", "seed", "network") if key in config}
-        if isinstance(config.get("network"), dict):
-            config["network"] = {key: value for key, value in config["network"].items() if key in row.network}
-    require_allowed(path, config, allowed_settings(name, chosen))
-    for key, value in {"model": name, **chosen}.items():
-        if config.get(key, value) != value:
-            raise InputError(
-                f"CONFIG {path!r} is of {key} {json.dumps(config[key])}, and this run of {json.dumps(value)}: "
-                "type the target, ARCH, ENCODER, NOAUG and TARGET of that run, or take this line out of the file"
-            )
-    names = ("reduced", "keep", "val", "seed", "epochs", "batch_size", "learning_rate", "patience", "precision")
-    knobs = {key: getattr(args, key) for key in names}
-    values = {**config, **{key: value for key, value in knobs.items() if value is not None}}
-    if "reduced" not in values and values.get("keep") is not None:  # so many of which classes?
-        values["reduced"] = row.reduced or Recipe.reduced
-    values["ranges"] = dataclasses.replace(row.ranges, **config.get("ranges", {}))
-    values["network"] = {**row.network, **config.get("network", {})}
-    own = {field.name for field in dataclasses.fields(Recipe)}
-    return dataclasses.replace(row, **{key: value for key, value in values.items() if key in own})
 
 
 def data_prefix(source):

@@ -9,13 +9,14 @@ the autoencoder first where one is needed and there is none.
 import dataclasses
 
 import options
+from settings import resolve
 
 
 def main(argv=None):
     names = ["arch", *options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
     args = options.parse(__doc__, [*names, "modified", "check"], argv)
     model_name = options.model_name("mod_autoencoder_cls" if args.modified else "autoencoder_cls", args.arch)
-    recipe = options.resolve(args, model_name, encoder=args.encoder)
+    recipe = resolve(args, model_name, encoder=args.encoder)
     if args.check:
         return
 

@@ -5,6 +5,7 @@ training stopped.
 """
 
 import options
+from settings import resolve
 
 
 def main(argv=None):
@@ -14,7 +15,7 @@ def main(argv=None):
         options.model_name("autoencoder", args.arch),
         {"target": args.target, "augment": not args.noaug},
     )
-    recipe = options.resolve(args, model_name, **chosen)
+    recipe = resolve(args, model_name, **chosen)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 

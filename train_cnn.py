@@ -4,12 +4,13 @@ Writes checkpoints/cnn[_<arch>]_fold<k>.keras and its record; goes on where an i
 """
 
 import options
+from settings import resolve
 
 
 def main(argv=None):
     args = options.parse(__doc__, ["arch", *options.DATA_OPTIONS, "fold", *options.TRAINING_OPTIONS], argv)
     model_name = options.model_name("cnn", args.arch)
-    recipe = options.resolve(args, model_name)
+    recipe = resolve(args, model_name)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 

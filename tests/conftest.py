@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import options  # noqa: E402 (needs the path above)
+from settings import resolve  # noqa: E402
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -110,7 +111,7 @@ def arguments():
 @pytest.fixture(scope="session")
 def resolved(arguments):
     """resolved('--epochs', 3, row='cnn'): the recipe of that training."""
-    return lambda *argv, row="cnn": options.resolve(arguments(*argv), row)
+    return lambda *argv, row="cnn": resolve(arguments(*argv), row)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import common
-import options
 import recipes
 import train_ae_classifier
 import train_autoencoder
 import train_cnn
 from options import InputError
+from settings import resolve
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_every_recipe_s_settings_come_back(config, arguments, npz, name):
     fields = {field.name for field in dataclasses.fields(recipes.Recipe)}
     assert fields - settings.keys() == {"build", "frozen_until", "encoder_end"}
     for content in (settings, {"run": "any", "settings": settings}):  # alone, or in a record
-        again = options.resolve(arguments("--config", config(content)), name, **chosen(name))
+        again = resolve(arguments("--config", config(content)), name, **chosen(name))
         assert common.resolved_settings(name, again, common.prepare_fold(npz, again), **chosen(name)) == settings
 
 
@@ -66,13 +66,13 @@ def test_every_setting_can_be_changed_and_knobs_go_first(config, arguments):
     }
     path = config({**other, "ranges": ranges, "network": network})
     name = "autoencoder_cls_cae"
-    recipe, row = options.resolve(arguments("--config", path), name), recipes.RECIPES[name]
+    recipe, row = resolve(arguments("--config", path), name), recipes.RECIPES[name]
     assert {key: getattr(recipe, key) for key in other} == other
     assert all(value != getattr(row, key) for key, value in other.items())
     assert recipe.ranges == dataclasses.replace(row.ranges, **ranges)
     assert recipe.network == {**row.network, **network}
     knobs = ("--epochs", 9, "--seed", 1, "--keep", 5, "--reduced", "truck", "--val", 0.1, "--batch-size", 2)
-    recipe = options.resolve(arguments("--config", path, *knobs), name)
+    recipe = resolve(arguments("--config", path, *knobs), name)
     assert (recipe.epochs, recipe.seed, recipe.keep, recipe.reduced) == (9, 1, 5, ["truck"])
     assert (recipe.val, recipe.batch_size, recipe.optimizer) == (0.1, 2, "sgd")
 
@@ -89,10 +89,10 @@ def test_each_class_keeps_its_own_number(npz):
     [((), recipes.REFERENCE_RANGES), (("--data", "digits"), recipes.DIGITS_RANGES)],
 )
 def test_digits_are_turned_less_than_pictures_unless_told(config, arguments, argv, ranges):
-    assert options.resolve(arguments(*argv), "cnn").ranges == ranges
-    assert options.resolve(arguments(*argv), "cnn_pool3").ranges == recipes.Ranges()  # has none
+    assert resolve(arguments(*argv), "cnn").ranges == ranges
+    assert resolve(arguments(*argv), "cnn_pool3").ranges == recipes.Ranges()  # has none
     whole = dataclasses.asdict(recipes.REFERENCE_RANGES)
-    told = options.resolve(arguments(*argv, "--config", config({"ranges": whole})), "cnn")
+    told = resolve(arguments(*argv, "--config", config({"ranges": whole})), "cnn")
     assert told.ranges == recipes.REFERENCE_RANGES
     assert not recipes.DIGITS_RANGES.flip
 
@@ -161,7 +161,7 @@ def test_an_autoencoder_on_demand_takes_what_it_shares(config, arguments):
     args = arguments("--config", path)
     args.if_missing = True
     recipe, row = (
-        options.resolve(args, "autoencoder_cae", **chosen("autoencoder_cae")),
+        resolve(args, "autoencoder_cae", **chosen("autoencoder_cae")),
         recipes.RECIPES["autoencoder_cae"],
     )
     assert (recipe.seed, recipe.reduced, recipe.keep, recipe.val) == (5, [3], [9], 0.3)
@@ -239,7 +239,7 @@ BAD = [  # row, what the file holds, the sentence after its name
 @pytest.mark.parametrize(("name", "content", "sentence"), BAD)
 def test_what_a_config_may_not_hold_is_named_with_what_it_may(config, arguments, name, content, sentence):
     with pytest.raises(InputError) as refusal:
-        options.resolve(arguments("--config", config(content)), name, **chosen(name))
+        resolve(arguments("--config", config(content)), name, **chosen(name))
     assert str(refusal.value).startswith(f"CONFIG 'config.json' {sentence}")
     assert "\n" not in str(refusal.value)
 
@@ -262,7 +262,7 @@ def test_a_network_s_setting_without_limits_keeps_its_type(config, arguments, mo
     row = recipes.Recipe(None, {"depth": 2, "name": "a", "wide": False})
     monkeypatch.setitem(recipes.RECIPES, "cnn_own", row)
     path = config({"network": {"depth": 3, "name": "b", "wide": True}})
-    assert options.resolve(arguments("--config", path), "cnn_own").network == {"depth": 3, "name": "b", "wide": True}
+    assert resolve(arguments("--config", path), "cnn_own").network == {"depth": 3, "name": "b", "wide": True}
     for key, value, words in (("depth", "3", "a whole number"), ("name", 3, "a text"), ("wide", 1, "true or false")):
         with pytest.raises(InputError, match=f"network.{key} = .*; it may be {words}$"):
-            options.resolve(arguments("--config", config({"network": {key: value}})), "cnn_own")
+            resolve(arguments("--config", config({"network": {key: value}})), "cnn_own")

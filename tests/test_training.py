@@ -521,6 +521,17 @@ def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
         train(copy, *FINISHED, autoencoder_sha256="0" * 64)
 
 
+def test_a_record_from_before_a_setting_is_of_what_the_recipe_says_of_it(copy, fold, resolved, no_fit):
+    record = json.loads(copy.path(".json").read_text())
+    for key in ("network", "class_weights", "loss"):
+        del record["settings"][key]
+    copy.path(".json").write_text(json.dumps({**record, "record_sha256": None}))
+    recipe = resolved(*FINISHED, row="cnn_tiny")
+    common.train("cnn_tiny", recipe, copy, fold)
+    with pytest.raises(InputError, match=r"other settings \(class_weights False there, True now\)"):
+        common.train("cnn_tiny", dataclasses.replace(recipe, class_weights=True), copy, fold)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
