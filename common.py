@@ -168,7 +168,7 @@ def load_digits(part):
 
 def load_npz(path, part):
     """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
-    if not os.path.exists(path):
+    if not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits")
     with (
         reading(f"{path!r} cannot be read as a .npz of plain arrays", "save it anew with numpy.savez"),

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -284,14 +285,16 @@ CLOSED = "'bad.npz' cannot be read as a .npz of plain arrays ({}): save it anew 
 NAMES = "class_names in 'bad.npz' must be different words, one for each class: " + (
     "at most 1,000, of at most 100 printable letters"
 )
+NO_FILE = "there is no file 'bad.npz'; give DATA the path of a .npz, or digits"
 DATA = {  # what it is: (command, sentence, what makes it)
-    "gone": (TRAIN, "there is no file 'bad.npz'; give DATA the path of a .npz, or digits", lambda: None),
+    "gone": (TRAIN, NO_FILE, lambda: None),
     "gone, with a name for shells": (
         f"evaluate --model cnn --data {shlex.quote(SHELL)}",
         f'there is no file "{SHELL}"; give DATA the path of a .npz, or digits',
         lambda: None,
     ),
-    "a folder": (TRAIN, like(CLOSED, ".*Is a directory.*"), lambda: Path("bad.npz").mkdir()),
+    "a folder": (TRAIN, NO_FILE, lambda: Path("bad.npz").mkdir()),
+    "a pipe": (EVALUATE, NO_FILE, lambda: os.mkfifo("bad.npz")),
     "a text": (TRAIN, CLOSED.format("File is not a zip file"), bad(write, "pictures")),
     "empty": (EVALUATE, CLOSED.format("File is not a zip file"), bad(write, "")),
     "cut": ("train_autoencoder --data bad.npz", CLOSED.format("File is not a zip file"), bad(cut)),
