@@ -70,7 +70,8 @@ $(FOLD_LIST:%=mod_ae_cls-fold%): mod_ae_cls-fold%: $(NEEDED)
 # too, from which the autoencoder takes what the two share. In `make -j ae ae_cls`, this waits for the autoencoder.
 SHARED := ARCH DATA KEEP REDUCED VAL SEED NOAUG TARGET PRECISION CONFIG NAME
 pretrained: $(ENVIRONMENT) $(filter ae,$(GOALS))
-	@"$$PYTHON" train_ae_classifier.py $(if $(filter mod%,$(GOALS)),--modified) $(call options,$(KNOBS)) --check
+	@$(foreach goal,$(filter ae_cls% mod_ae_cls%,$(GOALS)),\
+	"$$PYTHON" train_ae_classifier.py $(if $(filter mod%,$(goal)),--modified) $(call options,$(KNOBS)) --check &&) :
 	$(TRAIN) train_autoencoder.py --if-missing $(call options,$(SHARED))
 
 # Enough epochs of small batches for batch-norm statistics to settle, few enough for three minutes of two cores; the two

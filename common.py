@@ -29,7 +29,7 @@ from pathlib import Path
 import options
 from options import CHECKPOINTS, InputError, RunFailed, data_prefix, raise_what_was_heard
 from recipes import Ranges
-from settings import require_same_settings, settings_of
+from settings import completed, could_be_of, require_same_settings, settings_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -212,15 +212,15 @@ def load_npz(path, part):
 
 def class_numbers(words, class_names):
     """['bird', '4', 9] -> [2, 4, 9]. Raises InputError, naming the classes there are."""
-    numbers = []
+    numbers, known = [], [str(number) for number in range(len(class_names))]
     for word in map(str, words):
         if word in class_names:
             numbers.append(class_names.index(word))
-        elif word.isdecimal() and int(word) < len(class_names):
-            numbers.append(int(word))
+        elif word in known:
+            numbers.append(known.index(word))
         else:
-            known = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
-            raise InputError(f"REDUCED names a class {word!r} that the data does not have; it has {known}")
+            there = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
+            raise InputError(f"REDUCED names a class {word[:80]!r} that the data does not have; it has {there}")
     return numbers
 
 
@@ -287,8 +287,8 @@ def prepare_fold(source, recipe, fold=None):
     split, number = (recipe.split, 1) if fold is None else ("shuffle", fold)
     reduced = class_numbers(recipe.reduced, data.class_names)
     keep = recipe.keep if isinstance(recipe.keep, list) else [recipe.keep] * len(reduced)
-    if len(keep) != len(reduced):
-        raise InputError(f"CONFIG keeps {len(keep)} numbers of images and reduces {len(reduced)} classes; change one")
+    if isinstance(recipe.keep, list) and len(set(reduced)) < len(reduced):
+        raise InputError("CONFIG reduces a class twice, and keeps a number of images of each; name it once")
     keep = dict(sorted(zip(reduced, keep, strict=True)))
     kept = reduce_classes(data.labels, keep, recipe.seed)
     train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, recipe.val, recipe.seed, split))
@@ -927,7 +927,7 @@ class Run:
             if note["finished"] and written < self.checkpoint.stat().st_mtime_ns:  # killed before it could be removed
                 self.state.unlink()
                 return None
-            if note["settings"] != settings:
+            if completed(note["settings"]) != settings:
                 return None
         require_same_settings(note["settings"], settings, f"the unfinished training {self.state}")
         return note, groups
@@ -967,17 +967,16 @@ class Run:
 def find_autoencoder(args, fold):
     """The finished autoencoder for these images, as (run, record): the one of this NAME, else the unnamed; else None.
 
-    It may have been trained with any settings of its own, but on the same kept images, and with the network that a
-    CONFIG says.
+    It may have been trained with any settings of its own, but on the same kept images, and with the encoder that a
+    CONFIG asks for.
     """
-    network = args.config[1].get("network", {}) if args.config else {}
+    config = args.config[1] if args.config else {}
     for name in dict.fromkeys((args.name, None)):
         run = Run(options.autoencoder_name(args, fold.prefix, name))
         if run.checkpoint.exists():
             record = run.read_record()
-            there = record["settings"].get("network", {})
-            same_network = all(there.get(key, value) == value for key, value in network.items())
-            if same_network and all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256")):
+            same_images = all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256"))
+            if same_images and could_be_of(record, config):
                 return run, record
     return None
 

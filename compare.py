@@ -32,7 +32,6 @@ RECORD = {
     "settings": {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": [int]},
     "data": {"train_sha256": str},
 }
-OF_THE_NETWORK = ("model", "network", "encoder", "sha256", "kept_sha256", "train_sha256", "autoencoder_sha256")
 AUTOENCODER = {"PSNR (dB)": {"mean": float}, "SSIM": {"mean": float}}
 
 
@@ -58,6 +57,11 @@ class Evaluated:
     @property
     def model(self):
         return self.settings["model"]
+
+    @property
+    def network(self):
+        """What tells networks of one model apart."""
+        return completed(self.settings).get("network")
 
     @property
     def encoder(self):
@@ -258,7 +262,13 @@ def find_pairs(runs, wanted=None):
 
         def nearest(model, encoder, run=run):  # of several, the one of the same NAME
             return min(
-                (r for r in runs if (r.model, r.encoder) == (model, encoder) and r.folds.keys() & run.folds.keys()),
+                (
+                    r
+                    for r in runs
+                    if (r.model, r.encoder) == (model, encoder)
+                    and (r.model != run.model or r.network == run.network)
+                    and r.folds.keys() & run.folds.keys()
+                ),
                 key=lambda other: len({*run.name.split("_")} ^ {*other.name.split("_")}),
                 default=None,
             )
@@ -322,7 +332,6 @@ def compare_all(pairs):
 
 
 def compare(run, baseline, folds):
-
     right, other = (
         np.array([each.predicted(fold) == each.labels for fold in folds], float) for each in (run, baseline)
     )
@@ -330,8 +339,9 @@ def compare(run, baseline, folds):
     untested = "fewer than three folds" if len(folds) < FOLDS_TO_TEST else ""
     if not untested and np.ptp(differences) < 1e-9:  # a few test images: nothing to estimate a spread from
         untested = "the same difference on every fold"
+    apart = ("model", "encoder", *(["network"] if run.model != baseline.model else []))
     unlike = [
-        {key: value for key, value in completed(each.settings).items() if key not in OF_THE_NETWORK}
+        {key: value for key, value in completed(each.settings).items() if key not in apart and "sha256" not in key}
         | {key: each.record[key] for key in ("precision", "device")}
         for each in (run, baseline)
     ]
@@ -340,7 +350,7 @@ def compare(run, baseline, folds):
         "run": run.name,
         "baseline": baseline.name,
         "encoders": [run.encoder, baseline.encoder],
-        "control": run.model == baseline.model and sum(pretrained) == 1,
+        "control": (run.model, run.network) == (baseline.model, baseline.network) and sum(pretrained) == 1,
         "folds": folds,
         "differences": differences.tolist(),
         "mean": float(differences.mean()),

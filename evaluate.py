@@ -79,7 +79,6 @@ def finished_trainings(name, args):
 
 def require_one_study(records, train):
     """Raise InputError where trainings are of other pictures than `train`, or differ in more than their fold."""
-
     known = {run: record for run, record in records.items() if record}
     for run, record in known.items():
         if record["data"]["sha256"] != train.sha256:
@@ -255,7 +254,8 @@ def evaluate_autoencoder(name, records, test, batch_size):
         f"{title:<40} {show(value, 3)}" for title, value in summary.items()
     )
     if record:
-        plot_curve(run, record, "loss", "loss (mean squared error)")
+        loss = record["settings"].get("loss", "mean_squared_error")
+        plot_curve(run, record, "loss", f"loss ({loss.replace('_', ' ')})")
         plot_curve(run, record, "psnr", "PSNR (dB)")
     plot_reconstructions(name, originals, copies, quality)
     write_architecture(name, model)
@@ -342,7 +342,7 @@ def plot_curve(run, record, key, label):
     history, best = record["history"], record["best_epoch"]
     epochs = np.arange(1, len(history[key]) + 1)
     settings = record["settings"]
-    augmented = settings.get("augment", True) and any(settings["ranges"].values())
+    augmented = settings.get("augment", True) and any(settings.get("ranges", {"flip": True}).values())
     marker = "o" if len(epochs) < 20 else None
     axes.plot(
         epochs,

@@ -23,6 +23,7 @@ CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
 
 ENCODERS = ("frozen", "tuned", "scratch", "random")
+ALL_ARCHS = tuple(dict.fromkeys(itertools.chain(*ARCHS.values())))
 PRETRAINED = ("frozen", "tuned")  # those that take an autoencoder's weights
 
 
@@ -75,9 +76,7 @@ class Number:
 
 
 def run_suffix(text):
-    if text in itertools.chain(*ARCHS.values()) or re.fullmatch(
-        rf"noaug|original|cls|fold\d+|{'|'.join(ENCODERS)}", text
-    ):
+    if text in ALL_ARCHS or re.fullmatch(rf"noaug|original|cls|fold\d+|{'|'.join(ENCODERS)}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is a word that run names hold already; choose another")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
         raise argparse.ArgumentTypeError(f"{text!r} may hold letters, digits and '-' only, 40 at most")
@@ -114,9 +113,9 @@ def config_file(path):
     if not os.path.isfile(file_path(path)):
         raise argparse.ArgumentTypeError(f"there is no file {path!r}")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # Notepad begins a file with a mark
     except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise argparse.ArgumentTypeError(f"{path!r} cannot be read as JSON ({type(error).__name__})") from None
+        raise argparse.ArgumentTypeError(f"{path!r} cannot be read as JSON ({error})") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = content["settings"]
     if not isinstance(content, dict):
@@ -130,8 +129,8 @@ OPTIONS = {
     "arch": (
         "ARCH",
         {
-            "choices": sorted(itertools.chain(*ARCHS.values())),
-            "help": "another network, trained as its document says: " + ", ".join(itertools.chain(*ARCHS.values())),
+            "choices": ALL_ARCHS,
+            "help": "another network, trained as its document says: " + ", ".join(ALL_ARCHS),
         },
     ),
     "modified": (
@@ -260,7 +259,13 @@ OPTIONS = {
         {"type": config_file, "metavar": "FILE", "help": "a record, or settings like a record's, to train with"},
     ),
     "check": (None, {"action": "store_true", "help": "only find out whether these options can be used"}),
-    "if-missing": (None, {"action": "store_true", "help": "do nothing where this autoencoder exists already"}),
+    "if-missing": (
+        None,
+        {
+            "action": "store_true",
+            "help": "do nothing where this autoencoder exists already; --config is a classifier's",
+        },
+    ),
     "model-path": (
         None,
         {"type": file_path, "metavar": "FILE", "help": "evaluate this .keras file instead of the run's own"},
@@ -289,7 +294,8 @@ def parse(description, names, argv=None):
             "leave them out"
         )
     autoencoder = RECIPES.get(f"autoencoder_{getattr(args, 'arch', None)}")
-    if autoencoder and autoencoder.ranges == Ranges() and (args.noaug or args.target == "original"):
+    chosen = getattr(args, "noaug", False) or getattr(args, "target", "augmented") == "original"
+    if autoencoder and autoencoder.ranges == Ranges() and chosen:
         raise InputError(
             f"the autoencoder of --arch {args.arch} is not augmented, so --noaug and --target have nothing to choose; "
             "leave them out"

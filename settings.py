@@ -12,21 +12,13 @@ from recipes import DIGITS_RANGES, RECIPES, Ranges, Recipe, model_of
 # --- What a CONFIG may hold -----------------------------------------------------------------------------------------
 
 YES_OR_NO = (True, False)
-# What a CONFIG may hold and what each may be: Numbers, one of several, a list of any length, or a part of its own.
+# What each setting may be: Numbers, one of several, a list of any length, or a part with settings of its own.
 ALLOWED = {
     "model": tuple(RECIPES),
     "encoder": ENCODERS,
     "target": OPTIONS["target"][1]["choices"],
     "augment": YES_OR_NO,
-    "network": {
-        "blocks": Number(int, 1, 5),
-        "layers_per_block": Number(int, 1, 16),
-        "first_width": Number(int, 1, 1024),
-        **dict.fromkeys(("dropout", "head_dropout"), Number(float, 0, 1, open_high=True)),
-        **dict.fromkeys(("input_noise", "hidden_noise"), Number(float, 0)),
-        **dict.fromkeys(("kernel_l1", "kernel_l2", "activity_l1", "activity_l2"), Number(float, 0)),
-        "pooling": ("flatten", "max", "average"),
-    },
+    "network": {},  # see NETWORKS
     "scale": Number(float, 0, open_low=True),
     "offset": Number(float),
     "ranges": {
@@ -50,22 +42,38 @@ ALLOWED = {
     "batch_size": OPTIONS["batch-size"][1]["type"],
     "monitor": ("val_loss", "val_accuracy"),
     "patience": (None, OPTIONS["patience"][1]["type"]),
-    **dict.fromkeys(("sha256", "kept_sha256", "train_sha256", "autoencoder_sha256"), str),  # follow from the data
+    **dict.fromkeys(("sha256", "kept_sha256", "train_sha256"), str),  # follow from the data
 }
 OF_AUTOENCODERS = {
     "class_weights": (False,),
     "loss": ("mean_squared_error", "mean_absolute_error", "binary_crossentropy"),
     "monitor": ("val_loss", "val_psnr"),
 }
+RATE = Number(float, 0, 1, open_high=True)
+NETWORKS = {  # of an ARCH, where more is to be said of a setting than the kind of its default
+    "cae": {
+        "blocks": Number(int, 1, 5),
+        "layers_per_block": Number(int, 1, 16),
+        "first_width": Number(int, 1, 1024),
+        **{"dropout": RATE, "head_dropout": RATE},
+        **dict.fromkeys(("input_noise", "hidden_noise"), Number(float, 0, 1)),
+        **dict.fromkeys(("kernel_l1", "kernel_l2", "activity_l1", "activity_l2"), Number(float, 0)),
+        "pooling": ("flatten", "max", "average"),
+    },
+}
+KINDS = {bool: YES_OR_NO, int: Number(int), float: Number(float), str: str}
+# What an autoencoder and the classifier on it have in common.
+SHARED = ("reduced", "keep", "split", "val", "seed", "scale", "offset", "network")
 
 
 def allowed_for(name, chosen):
-    """What CONFIG may hold for a row of RECIPES; what its network takes that is not in ALLOWED keeps its type."""
-    told = {"encoder": ("encoder", "autoencoder_sha256"), "target": ("target",), "augment": ("augment",)}
-    others = [key for word, keys in told.items() for key in keys if word not in chosen]
-    network = {key: ALLOWED["network"].get(key, type(value)) for key, value in RECIPES[name].network.items()}
-    network |= {key: YES_OR_NO for key, kind in network.items() if kind is bool}
+    """What CONFIG may hold for a row of RECIPES, the run's `chosen` settings included."""
+    limits = NETWORKS.get(name.removeprefix(f"{model_of(name)}_"), {})
+    network = {key: limits.get(key, KINDS.get(type(value), value)) for key, value in RECIPES[name].network.items()}
     allowed = {**ALLOWED, **(OF_AUTOENCODERS if model_of(name) == "autoencoder" else {}), "network": network}
+    if "encoder" in chosen:
+        allowed["autoencoder_sha256"] = str
+    others = {"encoder", "target", "augment"} - chosen.keys()
     return {key: value for key, value in allowed.items() if key not in others}
 
 
@@ -78,9 +86,7 @@ def fits(value, allowed):
     if isinstance(allowed, Number):
         number = isinstance(value, int if allowed.kind is int else (int, float)) and not isinstance(value, bool)
         return number and value in allowed
-    if isinstance(allowed, type):
-        return isinstance(value, (int, float) if allowed is float else allowed) and not isinstance(value, bool)
-    return type(value) is type(allowed) and value == allowed
+    return isinstance(value, str) if allowed is str else type(value) is type(allowed) and value == allowed
 
 
 def in_words(allowed):
@@ -88,9 +94,9 @@ def in_words(allowed):
         return " or ".join(map(in_words, allowed))
     if isinstance(allowed, list):
         return f"a list of {in_words(allowed[0])}"
-    if isinstance(allowed, type):
-        return {str: "a text", int: "a whole number", float: "a number"}.get(allowed, allowed.__name__)
-    return str(allowed) if isinstance(allowed, Number) else json.dumps(allowed)
+    if isinstance(allowed, Number):
+        return str(allowed)
+    return "a text" if allowed is str else json.dumps(allowed)
 
 
 def shown(value):
@@ -112,6 +118,14 @@ def require_allowed(path, settings, allowed, within=""):
             raise InputError(f"CONFIG {path!r} holds {within}{key} = {shown(value)}; it may be {words}")
 
 
+def renamed(settings):
+    """A record's settings by the names of today."""
+    if "reduce_lr" not in settings:
+        return settings
+    kept = {key: value for key, value in settings.items() if key != "reduce_lr"}
+    return {**kept, "schedule": "plateau" if settings["reduce_lr"] else None}
+
+
 def resolve(args, name, **chosen):
     """The row `name` of RECIPES, with what CONFIG and, before that, the command line set in place of its values.
 
@@ -120,8 +134,9 @@ def resolve(args, name, **chosen):
     row, (path, config) = RECIPES[name], args.config or ("", {})
     if args.data == "digits" and row.ranges != Ranges():
         row = dataclasses.replace(row, ranges=DIGITS_RANGES)
-    if getattr(args, "if_missing", False):  # it is the classifier's, of which the autoencoder takes what it shares
-        config = {key: config[key] for key in ("reduced", "keep", "val", "seed", "network") if key in config}
+    config = dict(renamed(config))
+    if getattr(args, "if_missing", False):
+        config = {key: config[key] for key in SHARED if key in config}
         if isinstance(config.get("network"), dict):
             config["network"] = {key: value for key, value in config["network"].items() if key in row.network}
     require_allowed(path, config, allowed_for(name, chosen))
@@ -131,28 +146,61 @@ def resolve(args, name, **chosen):
                 f"CONFIG {path!r} is of {key} {json.dumps(config[key])}, and this run of {json.dumps(value)}: "
                 "type the target, ARCH, ENCODER, NOAUG and TARGET of that run, or take this line out of the file"
             )
+    if getattr(args, "fold", None) and config.get("split", "shuffle") != "shuffle":
+        raise InputError(
+            f"CONFIG {path!r} is of the {config['split']} images held out, and a fold is a shuffle split: "
+            "take this line out of the file, or train an ARCH without FOLDS"
+        )
+
     names = ("reduced", "keep", "val", "seed", "epochs", "batch_size", "learning_rate", "patience", "precision")
-    knobs = {key: getattr(args, key) for key in names}
-    values = {**config, **{key: value for key, value in knobs.items() if value is not None}}
-    if "reduced" not in values and values.get("keep") is not None:  # so many of which classes?
-        values["reduced"] = row.reduced or Recipe.reduced
+    knobs = {key: getattr(args, key) for key in names if getattr(args, key) is not None}
+    if "reduced" in knobs and isinstance(config.get("keep"), list):  # one number each, of classes that are others now
+        del config["keep"]
+    values = {**config, **knobs}
+    reduced, keep = values.get("reduced", row.reduced), values.get("keep")
+    if keep and not reduced and "reduced" not in knobs:  # so many of which classes?
+        reduced = values["reduced"] = Recipe.reduced
+    if isinstance(keep, list) and len(keep) != len(reduced):
+        raise InputError(
+            f"CONFIG {path!r} keeps images of {len(keep)} classes, and {len(reduced)} are reduced; give each a number"
+        )
     values["ranges"] = dataclasses.replace(row.ranges, **config.get("ranges", {}))
     values["network"] = {**row.network, **config.get("network", {})}
-    own = {field.name for field in dataclasses.fields(Recipe)}
-    return dataclasses.replace(row, **{key: value for key, value in values.items() if key in own})
+    kinds = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    own = {key: value for key, value in values.items() if key in kinds}
+    return dataclasses.replace(
+        row, **{key: float(value) if kinds[key] is float else value for key, value in own.items()}
+    )
+
+
+def on_autoencoder(recipe, record):
+    """The recipe of a classifier with the pixels' scale and the encoder of the autoencoder that the record is of."""
+    there = completed(record["settings"])
+    network = {key: there["network"].get(key, value) for key, value in recipe.network.items()}
+    return dataclasses.replace(recipe, scale=there["scale"], offset=there["offset"], network=network)
+
+
+def could_be_of(record, config):
+    """True where an autoencoder's record has the encoder and the pixels' scale that a classifier's CONFIG asks for."""
+    there = completed(record["settings"])
+    wanted = {key: config[key] for key in ("scale", "offset") if key in config}
+    network = {key: value for key, value in config.get("network", {}).items() if key in there["network"]}
+    return wanted.items() <= there.items() and network.items() <= there["network"].items()
 
 
 # --- How two runs differ --------------------------------------------------------------------------------------------
 
 
 def settings_of(recipe):
+    """A recipe's settings, as JSON has them."""
     values = dataclasses.asdict(recipe)
-    return {key: values[key] for key in ALLOWED if key in values}
+    return json.loads(json.dumps({key: values[key] for key in ALLOWED if key in values}))
 
 
 def completed(settings):
-    """A record's settings; those that came after it was written were the recipe's own."""
-    return {**(settings_of(RECIPES[settings["model"]]) if settings.get("model") in RECIPES else {}), **settings}
+    """A record's settings by the names of today; those that came after it was written were the recipe's own."""
+    name = str(settings.get("model", "autoencoder"))  # the oldest records of autoencoders lack it
+    return {**(settings_of(RECIPES[name]) if name in RECIPES else {}), **renamed(settings)}
 
 
 def flat(key, value):

@@ -6,10 +6,8 @@ and are frozen, unless --encoder says otherwise. Writes checkpoints/autoencoder_
 the autoencoder first where one is needed and there is none.
 """
 
-import dataclasses
-
 import options
-from settings import resolve
+from settings import on_autoencoder, resolve
 
 
 def main(argv=None):
@@ -28,9 +26,7 @@ def main(argv=None):
     if args.encoder in options.PRETRAINED:
         autoencoder, record = require_autoencoder(args, fold)
         settings["autoencoder_sha256"] = record["checkpoint_sha256"]
-        network = record["settings"].get("network", {})
-        network = {key: network.get(key, value) for key, value in recipe.network.items()}
-        recipe = dataclasses.replace(recipe, network=network)
+        recipe = on_autoencoder(recipe, record)
 
     def prepare_encoder(model):
         notes = {}
@@ -60,10 +56,12 @@ def require_autoencoder(args, fold):
     found = common.find_autoencoder(args, fold)
     if not found:
         wanted = options.autoencoder_name(args, fold.prefix, args.name)
+        advice = f"run `{options.make_command('ae', args)}`, with the same KEEP, REDUCED and SEED if you gave any"
+        if args.config:
+            advice = "`make` with ae_cls or mod_ae_cls and this CONFIG trains it first, where there is none of its NAME"
         raise options.InputError(
             f"there is no {wanted}.keras in {options.CHECKPOINTS} that was trained on these images"
-            f"{' with the network of CONFIG' if args.config and 'network' in args.config[1] else ''}: "
-            f"run `{options.make_command('ae', args)}`, with the same KEEP, REDUCED and SEED if you gave any"
+            f"{' and has the encoder of CONFIG' if args.config else ''}: {advice}"
         )
     return found
 

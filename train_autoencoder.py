@@ -26,10 +26,10 @@ def main(argv=None):
             print(f"{found[0].checkpoint} is there and was trained on these images: it is used")
             return
         if args.if_missing and run.checkpoint.exists():
-            raise options.InputError(
-                f"{run.checkpoint} was trained on other images, or CONFIG has another network: choose NAME=... to "
-                f"keep it, or replace it by `{options.make_command('ae', args)} FORCE=1`"
-            )
+            other, more = "on other images", f", or replace it by `{options.make_command('ae', args)} FORCE=1`"
+            if args.config:
+                other, more = "on other images, or with another encoder than CONFIG's", ", and train another beside it"
+            raise options.InputError(f"{run.checkpoint} was trained {other}: choose NAME=... to keep it{more}")
         common.train(model_name, recipe, run, fold, args.force, **chosen)
 
 

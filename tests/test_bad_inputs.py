@@ -136,6 +136,7 @@ COMBINATIONS = {
         "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
     ),
     "evaluate --model autoencoder --arch elu": ("ARCH=elu is no network of autoencoder; its networks are cae"),
+    "train_cnn --arch cae": "ARCH=cae is no network of cnn; its networks are elu, leaky, pool3, wide5, dropout",
     "train_ae_classifier --modified --arch cae": "ARCH=cae is no network of mod_autoencoder_cls; leave it out",
     "train_autoencoder --arch cae --noaug": (
         "the autoencoder of --arch cae is not augmented, so --noaug and --target have nothing to choose; leave them out"

@@ -10,6 +10,7 @@ from scipy import stats
 
 import compare
 import options
+import recipes
 from options import InputError
 
 IMAGES = 2000
@@ -256,6 +257,29 @@ def test_the_control_of_the_same_name_is_the_nearest(study):
     assert pairs["autoencoder_cls_noaug"] == "autoencoder_cls_scratch"
     assert pairs["autoencoder_cls_noaug_b"] == "autoencoder_cls_scratch_b"
     assert pairs["autoencoder_cls_scratch_b"] == "cnn_b"
+
+
+def test_a_control_has_the_same_network(study):
+    def write_cae(name, encoder, **network):
+        settings = {"model": "autoencoder_cls_cae", "network": {**recipes.CAE_ENCODER, **recipes.CAE_HEAD, **network}}
+        write(name, {1: 0.6}, encoder, **settings)
+
+    write_cae("autoencoder_cls_cae", "frozen", blocks=2)
+    write_cae("autoencoder_cls_cae_scratch", "scratch")
+    assert ("autoencoder_cls_cae", "cnn") in {(row["run"], row["baseline"]) for row in run()["comparisons"]}
+    rows = run(["--runs", "autoencoder_cls_cae autoencoder_cls_cae_scratch"])["comparisons"]
+    assert [(row["control"], row["unlike"]) for row in rows] == [(False, "network.blocks 3 and 2")]
+    write_cae("autoencoder_cls_cae_scratch_b", "scratch", blocks=2)
+    (row,) = (row for row in run()["comparisons"] if row["run"] == "autoencoder_cls_cae")
+    assert (row["baseline"], row["control"]) == ("autoencoder_cls_cae_scratch_b", True)
+
+
+def test_settings_that_came_later_are_no_difference(study):
+    old = {"reduce_lr": True}
+    new = {"schedule": "plateau", "loss": "categorical_crossentropy", "class_weights": False}
+    write("cnn", {1: 0.7}, **old)
+    write("autoencoder_cls_scratch", {1: 0.74}, "scratch", **new)
+    assert [row["unlike"] for row in run(["--runs", "cnn autoencoder_cls_scratch"])["comparisons"]] == [""]
 
 
 @pytest.mark.parametrize(

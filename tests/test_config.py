@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import common
 import recipes
@@ -47,7 +48,10 @@ def said(script, words):
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_s_settings_come_back(config, arguments, npz, name):
-    recipe = recipes.RECIPES[name]
+    row = recipes.RECIPES[name]
+    changed = {"learning_rate": 0.5, "epochs": row.epochs + 1, "optimizer": "sgd", "scale": 0.5, "seed": 3, "val": 0.3}
+    network = {key: 0.25 if key == "dropout" else value for key, value in row.network.items()}
+    recipe = dataclasses.replace(row, **changed, network=network, ranges=recipes.Ranges(rotation=3), keep=7)
     fold = common.prepare_fold(npz, recipe)
     settings = common.resolved_settings(name, recipe, fold, **chosen(name))
     fields = {field.name for field in dataclasses.fields(recipes.Recipe)}
@@ -61,13 +65,14 @@ def test_every_setting_can_be_changed_and_knobs_go_first(config, arguments):
     ranges, network = {"rotation": 5, "flip": False}, {"blocks": 2, "pooling": "max", "head_dropout": 0.5}
     other = {
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
-        **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 0.1},
+        **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": 0.5, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy", "patience": 4},
     }
     path = config({**other, "ranges": ranges, "network": network})
     name = "autoencoder_cls_cae"
     recipe, row = resolve(arguments("--config", path), name), recipes.RECIPES[name]
     assert {key: getattr(recipe, key) for key in other} == other
+    assert [type(value) for value in (recipe.scale, recipe.learning_rate)] == [float, float]  # Keras wants them so
     assert all(value != getattr(row, key) for key, value in other.items())
     assert recipe.ranges == dataclasses.replace(row.ranges, **ranges)
     assert recipe.network == {**row.network, **network}
@@ -77,11 +82,42 @@ def test_every_setting_can_be_changed_and_knobs_go_first(config, arguments):
     assert (recipe.val, recipe.batch_size, recipe.optimizer) == (0.1, 2, "sgd")
 
 
-def test_each_class_keeps_its_own_number(npz):
+def test_each_class_keeps_its_own_number(npz, config, arguments):
     recipe = recipes.Recipe(None, reduced=["truck", 2], keep=[30, 10])
     assert common.prepare_fold(npz, recipe).record.items() >= {"reduced": [2, 9], "keep": [10, 30]}.items()
-    with pytest.raises(InputError, match="CONFIG keeps 2 numbers of images and reduces 1 classes"):
-        common.prepare_fold(npz, dataclasses.replace(recipe, reduced=["truck"]))
+    with pytest.raises(InputError, match="CONFIG reduces a class twice"):
+        common.prepare_fold(npz, dataclasses.replace(recipe, reduced=["bird", 2]))
+    path = config({"reduced": ["truck"], "keep": [30, 10]})
+    with pytest.raises(InputError, match=r"'config\.json' keeps images of 2 classes, and 1 are reduced; give each"):
+        resolve(arguments("--config", path), "cnn")
+    typed = resolve(arguments("--config", path, "--reduced", "bird"), "cnn")  # of which the file's numbers are not
+    assert (typed.reduced, typed.keep) == (["bird"], None)
+
+
+def test_images_to_keep_are_of_the_study_s_classes_where_none_is_named(config, arguments):
+    path = config({"reduced": [], "keep": []})  # as a record of the whole training set has it
+    assert resolve(arguments("--config", path), "cnn").reduced == []
+    for argv in (("--config", path), ()):
+        recipe = resolve(arguments(*argv, "--keep", 9), "cnn_elu")
+        assert (recipe.reduced, recipe.keep) == (recipes.Recipe.reduced, 9)
+    assert resolve(arguments("--keep", 9, "--reduced", "none"), "cnn_elu").reduced == []
+
+
+def test_a_split_and_a_fold_exclude_each_other(config, arguments):
+    path = config({"split": "last"})
+    assert resolve(arguments("--config", path), "cnn").split == "last"
+    with pytest.raises(InputError, match="is of the last images held out, and a fold is a shuffle split"):
+        resolve(arguments("--config", path, "--fold", 1), "cnn")
+    assert resolve(arguments("--fold", 1), "cnn_elu").split == "first"  # which prepare_fold leaves for the fold
+
+
+def test_published_records_can_be_fed_back(config, arguments):
+    for name in ("cnn", "cnn_leaky"):
+        report = json.loads((ROOT / f"imgs/{name}_report.json").read_text())
+        record = report["folds"]["1"]["record"]
+        recipe = resolve(arguments("--config", config(record)), name)
+        there = {"seed": 0, "reduced": record["settings"]["reduced"], "keep": record["settings"]["keep"]}
+        assert recipe == dataclasses.replace(recipes.RECIPES[name], **there)
 
 
 @pytest.mark.parametrize(
@@ -146,9 +182,12 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
     record = common.Run("small_autoencoder_cls_cae_avg", 1).read_record()
     assert record["settings"]["network"].items() >= {**network, "pooling": "average"}.items()
     Path("other.json").write_text(json.dumps({**content, "network": {"blocks": 1}}))
-    with pytest.raises(InputError, match=r"there is no small_autoencoder_cae\.keras .* with the network of CONFIG: "):
+    with pytest.raises(
+        InputError,
+        match=r"there is no small_autoencoder_cae\.keras .* and has the encoder of CONFIG: `make` with ae_cls ",
+    ):
         said(train_ae_classifier, f"{arch} --config other.json")
-    with pytest.raises(InputError, match=r"or CONFIG has another network: choose NAME="):
+    with pytest.raises(InputError, match=r"another encoder than CONFIG.s: choose NAME=\.\.\. to keep it, and train"):
         said(train_autoencoder, f"{arch} --config other.json --if-missing")
     said(train_ae_classifier, f"{arch} --encoder scratch --config other.json")  # which needs none
     record = common.Run("small_autoencoder_cls_cae_scratch", 1).read_record()
@@ -156,7 +195,7 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
 
 
 def test_an_autoencoder_on_demand_takes_what_it_shares(config, arguments):
-    content = {"seed": 5, "reduced": [3], "keep": [9], "val": 0.3, "epochs": 7, "ranges": {"rotation": 1}}
+    content = {"seed": 5, "reduced": [3], "keep": [9], "val": 0.3, "epochs": 7, "ranges": {"rotation": 1}, "scale": 0.5}
     path = config({**content, "network": {"blocks": 2, "pooling": "max"}, "model": "autoencoder_cls_cae"})
     args = arguments("--config", path)
     args.if_missing = True
@@ -164,7 +203,7 @@ def test_an_autoencoder_on_demand_takes_what_it_shares(config, arguments):
         resolve(args, "autoencoder_cae", **chosen("autoencoder_cae")),
         recipes.RECIPES["autoencoder_cae"],
     )
-    assert (recipe.seed, recipe.reduced, recipe.keep, recipe.val) == (5, [3], [9], 0.3)
+    assert (recipe.seed, recipe.reduced, recipe.keep, recipe.val, recipe.scale) == (5, [3], [9], 0.3, 0.5)
     assert (recipe.epochs, recipe.ranges) == (row.epochs, row.ranges)
     assert recipe.network == {**row.network, "blocks": 2}
 
@@ -247,9 +286,9 @@ def test_what_a_config_may_not_hold_is_named_with_what_it_may(config, arguments,
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{'epochs': 3}", r"cannot be read as JSON \(JSONDecodeError\)"),
-        ("", r"cannot be read as JSON \(JSONDecodeError\)"),
-        ("[" * 100_000, r"cannot be read as JSON \(RecursionError\)"),
+        ("{'epochs': 3}", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\)"),
+        ("", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\)"),
+        ("[" * 100_000, r"cannot be read as JSON \(maximum recursion depth .*\)"),
         ('["epochs"]', "holds no settings; give a record, or its settings alone"),
     ],
 )
@@ -259,10 +298,13 @@ def test_a_file_that_is_no_config(config, arguments, content, sentence):
 
 
 def test_a_network_s_setting_without_limits_keeps_its_type(config, arguments, monkeypatch):
-    row = recipes.Recipe(None, {"depth": 2, "name": "a", "wide": False})
+    row = recipes.Recipe(None, {"blocks": 2, "name": "a", "wide": False, "rate": 0.5})
     monkeypatch.setitem(recipes.RECIPES, "cnn_own", row)
-    path = config({"network": {"depth": 3, "name": "b", "wide": True}})
-    assert resolve(arguments("--config", path), "cnn_own").network == {"depth": 3, "name": "b", "wide": True}
-    for key, value, words in (("depth", "3", "a whole number"), ("name", 3, "a text"), ("wide", 1, "true or false")):
+    network = {"blocks": 30, "name": "b", "wide": True, "rate": 2}  # that of cae has at most five
+    assert resolve(arguments("--config", config({"network": network})), "cnn_own").network == network
+    for key, value, words in (
+        *(("blocks", "3", "a whole number"), ("name", 3, "a text")),
+        *(("wide", 1, "true or false"), ("rate", float("nan"), "a number")),
+    ):
         with pytest.raises(InputError, match=f"network.{key} = .*; it may be {words}$"):
             resolve(arguments("--config", config({"network": {key: value}})), "cnn_own")

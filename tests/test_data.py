@@ -143,16 +143,13 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty", "npy", "folder"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty", "npy"])
 def test_files_that_are_no_npz_are_refused(tmp_path, damage):
     path = tmp_path / "a.npz"
     np.savez(path, **arrays())
     content = bytearray(path.read_bytes())
     middle = len(content) // 3
-    if damage == "folder":
-        path.unlink()
-        path.mkdir()
-    elif damage == "npy":
+    if damage == "npy":
         with open(path, "wb") as file:
             np.save(file, np.zeros(3))
     else:

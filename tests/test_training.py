@@ -36,7 +36,7 @@ WORSENING = ("--epochs", 40, "--learning-rate", 0.01)
 def build_tiny(x, classes):
     x = layers.Conv2D(4, 8, strides=8, name="conv")(x)
     x = layers.BatchNormalization(momentum=0.5, name="norm")(x)
-    x = layers.Dropout(0.2, name="dropout")(layers.Flatten(name="flatten")(x))
+    x = layers.GaussianNoise(0.1, name="noise")(layers.Dropout(0.2, name="dropout")(layers.Flatten(name="flatten")(x)))
     return layers.Dense(classes, activation="softmax", name="probabilities")(x)
 
 
