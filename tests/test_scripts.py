@@ -692,7 +692,7 @@ def test_an_autoencoder_of_other_images_is_not_taken(inside, words):
     before = contents("checkpoints")
     with pytest.raises(InputError, match=rf"there is no {AUTOENCODER}\.keras .* that was trained on these images"):
         call("train_ae_classifier", f"{SMALL} --noaug {words}")
-    sentence = rf"{AUTOENCODER}\.keras was trained on other images: choose NAME=.* to keep it, or replace it by `make ae DATA={DATA} NOAUG=1 FORCE=1`$"
+    sentence = rf"{AUTOENCODER}\.keras was trained on other images: .*NAME=.* by `make ae DATA={DATA} NOAUG=1 FORCE=1`$"
     with pytest.raises(InputError, match=sentence):
         call("train_autoencoder", f"{SMALL} --noaug --if-missing {words}")
     assert contents("checkpoints") == before
