@@ -29,7 +29,7 @@ def autoencoder():
 
 
 @pytest.fixture
-def prepared(monkeypatch, npz, autoencoder):
+def prepared(workdir, monkeypatch, npz, autoencoder):
     """prepared('--encoder scratch') -> (new model, its weights before, what goes into run, settings and record)."""
 
     def found(args, fold):
