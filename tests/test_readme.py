@@ -7,6 +7,8 @@ import pytest
 from conftest import ROOT
 
 import bench
+import compare
+import evaluate
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -19,17 +21,46 @@ def test_the_benchmark_is_the_published_one():
     assert bench.show_table(published("benchmark")["models"]) in README
 
 
-def test_the_cnn_on_five_folds_is_the_published_one():
-    report = published("cnn_report")
-    epochs = [len(fold["record"]["history"]["loss"]) for fold in report["folds"].values()]
-    minutes = [fold["record"]["seconds"] / 60 for fold in report["folds"].values()]
-    summary = {title: {key: f"{value:.3f}"[1:] for key, value in of.items()} for title, of in report["summary"].items()}
-    recalls = " / ".join(f"{report['summary'][f'recall {name}']['mean']:.2f}"[1:] for name in ("bird", "deer", "truck"))
-    row = f"| `cnn` | five folds to their ends: {min(epochs)} to {max(epochs)} epochs, {min(minutes):.0f} to "
-    row += f"{max(minutes):.0f} min each | {summary['accuracy']['mean']} ± {summary['accuracy']['std']}, "
-    row += f"their ensemble {report['ensemble']['accuracy']:.3f} | {recalls} |".replace("ensemble 0", "ensemble ")
-    assert row in README
-    assert f"fold 1, {report['folds']['1']['accuracy']:.3f}".replace(" 0", " ") + f" after {epochs[0]} epochs" in README
+def short(figure, digits):
+    return evaluate.show(figure, digits).replace("0.", ".")
+
+
+def row_of(name, run):
+    """A run's row in the first table, less what its document says."""
+    epochs = evaluate.show({**run["epochs"], "std": run["epochs"]["std"] or None}, 0)
+    recalls = " / ".join(short({**recall, "std": None}, 2) for recall in run["recall"].values())
+    ensemble = f"{run['ensemble']['accuracy']:.3f}".replace("0.", ".")
+    return f"| `{name}` | {len(run['folds'])} | {epochs} | {short(run['accuracy'], 3)} | {ensemble} | {recalls} |"
+
+
+def difference_of(row):
+    over_folds = compare.between(row["t_test"]) if row["t_test"] else row["untested"]
+    figures = f"{100 * row['mean']:+.1f} | {over_folds} | {compare.between(row['bootstrap'])}"
+    return f"| `{row['run']}` - `{row['baseline']}` | {len(row['folds'])} | {figures} |"
+
+
+def test_the_first_screen_is_the_comparison():
+    found = published("comparison")
+    assert found["runs"].keys() == {"cnn", "autoencoder_cls_scratch", "autoencoder_cls_noaug"}
+    for name, run in found["runs"].items():
+        assert row_of(name, run) in README
+    assert [difference_of(row) for row in found["comparisons"]] == [
+        line for line in README.splitlines() if line.startswith("| `") and "` - `" in line
+    ]
+    quality = found["runs"]["autoencoder_cls_noaug"]["autoencoder"]
+    assert f"{quality['PSNR (dB)']['mean']:.1f} dB, SSIM {short({**quality['SSIM'], 'std': None}, 3)} on" in README
+    reference = published("autoencoder_noaug_report")["summary"]["SSIM with the reference's data_range=2"]
+    assert f"(`data_range=2`) is {short({**reference, 'std': None}, 3)}." in README
+    fold = published("cnn_report")["folds"]["1"]
+    first = f"{fold['accuracy']:.3f}".replace("0.", ".")
+    assert f"ours, on fold 1, {first} after {len(fold['record']['history']['loss'])} epochs" in README
+
+
+def test_the_comparison_is_of_the_published_reports():
+    for name, run in published("comparison")["runs"].items():
+        report = published(f"{name}_report")
+        assert run["accuracy"]["mean"] == pytest.approx(report["summary"]["accuracy"]["mean"])
+        assert run["folds"] == sorted(map(int, report["folds"]))
 
 
 @pytest.mark.parametrize("arch", ["leaky", "pool3"])
