@@ -287,6 +287,7 @@ def test_a_fast_twin_is_the_model(name, monkeypatch):
 
     Rounding puts a few values on the other side of a ReLU's or a maximum's edge, so the error is taken over all values.
     """
+    keras.utils.set_random_seed(4)  # on raw pixels a softmax may saturate, and leaves no gradient to compare
     model = common.finished_model(recipes.RECIPES[name], 10, name)
     for layer in model.layers:
         if isinstance(layer, layers.Dropout):
