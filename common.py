@@ -29,7 +29,7 @@ from pathlib import Path
 import options
 from options import CHECKPOINTS, InputError, RunFailed, data_prefix, raise_what_was_heard
 from recipes import Ranges
-from settings import completed, could_be_of, require_same_settings, settings_of
+from settings import completed, could_be_of, has_form, require_same_settings, settings_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -830,17 +830,6 @@ RECORD = {  # the form of what is read of a record again
     "best_epoch": int,
     "checkpoint_sha256": str,
 }
-
-
-def has_form(value, form):
-    """True where JSON has a form: a type, {key: form} and maybe other keys, [form of each item], or one of (forms)."""
-    if isinstance(form, dict):
-        return isinstance(value, dict) and all(has_form(value.get(key), part) for key, part in form.items())
-    if isinstance(form, list):
-        return isinstance(value, list) and all(has_form(item, form[0]) for item in value)
-    if isinstance(form, tuple):
-        return any(has_form(value, one) for one in form)
-    return isinstance(value, form)
 
 
 def record_sha256(record):

@@ -15,7 +15,7 @@ import numpy as np
 import options
 from evaluate import BLUE, ORANGE, new_figure, save, show, spread
 from options import IMAGES, InputError
-from settings import completed, differing_settings
+from settings import completed, differing_settings, has_form
 
 LEVEL = 0.95
 DRAWS = 10_000  # of the bootstrap
@@ -159,9 +159,7 @@ def read_reports():
 
 
 def require_form(value, form):
-    import common
-
-    if not common.has_form(value, form):
+    if not has_form(value, form):
         raise ValueError("it lacks what reports hold")
 
 

@@ -37,10 +37,13 @@ def build_cnn(x, classes):
     return dense_head(layers.Flatten(name="flatten")(x), classes)
 
 
-def conv_relu_norms(x, filters, depth, block):
+def conv_relu_norms(x, filters, depth, block, batch_norm=True, kernel_l1=0.0, kernel_l2=0.0):
+    penalty = {"class_name": "L1L2", "config": {"l1": kernel_l1, "l2": kernel_l2}} if kernel_l1 or kernel_l2 else None
+    kind = {"padding": "same", "activation": "relu", "kernel_regularizer": penalty}
     for layer in range(1, depth + 1):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"{block}_conv{layer}")(x)
-        x = layers.BatchNormalization(name=f"{block}_norm{layer}")(x)
+        x = layers.Conv2D(filters, 3, **kind, name=f"{block}_conv{layer}")(x)
+        if batch_norm:
+            x = layers.BatchNormalization(name=f"{block}_norm{layer}")(x)
     return x
 
 
@@ -152,16 +155,6 @@ CAE_PENALTIES = {"kernel_l1": 0.0, "kernel_l2": 0.0, "activity_l1": 0.0, "activi
 CAE_HEAD = {"pooling": "flatten", "dense": True, "head_batch_norm": True, "head_dropout": 0.0}
 
 
-def cae_block(x, name, filters, depth, batch_norm, kernel_l1=0.0, kernel_l2=0.0):
-    penalty = {"class_name": "L1L2", "config": {"l1": kernel_l1, "l2": kernel_l2}} if kernel_l1 or kernel_l2 else None
-    kind = {"padding": "same", "activation": "relu", "kernel_regularizer": penalty}
-    for layer in range(1, depth + 1):
-        x = layers.Conv2D(filters, 3, **kind, name=f"{name}_conv{layer}")(x)
-        if batch_norm:
-            x = layers.BatchNormalization(name=f"{name}_norm{layer}")(x)
-    return x
-
-
 def build_cae_encoder(
     x, blocks, layers_per_block, first_width, batch_norm, dropout, input_noise, hidden_noise, activity=(0, 0), **kernel
 ):
@@ -172,7 +165,8 @@ def build_cae_encoder(
     if input_noise:
         x = layers.GaussianNoise(input_noise, name="input_noise")(x)
     for block in range(1, blocks + 1):
-        x = cae_block(x, f"block{block}", first_width * 2 ** (block - 1), layers_per_block, batch_norm, **kernel)
+        width = first_width * 2 ** (block - 1)
+        x = conv_relu_norms(x, width, layers_per_block, f"block{block}", batch_norm, **kernel)
         if block <= 2:
             x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
         if hidden_noise:
@@ -191,7 +185,7 @@ def build_cae(x, classes=None, *, activity_l1, activity_l2, kernel_l1, kernel_l2
     x = build_cae_encoder(x, **encoder, activity=(activity_l1, activity_l2), **kernel)
     for block in reversed(range(1, encoder["blocks"] + 1)):
         width = encoder["first_width"] * 2 ** (block - 1)
-        x = cae_block(x, f"decoder{block}", width, encoder["layers_per_block"], encoder["batch_norm"], **kernel)
+        x = conv_relu_norms(x, width, encoder["layers_per_block"], f"decoder{block}", encoder["batch_norm"], **kernel)
         if block <= 2:
             x = layers.UpSampling2D(name=f"decoder{block}_upsample")(x)
     return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)

@@ -77,16 +77,21 @@ def allowed_for(name, chosen):
     return {key: value for key, value in allowed.items() if key not in others}
 
 
-def fits(value, allowed):
-    """True where a value of JSON is one of what a row of ALLOWED allows."""
-    if isinstance(allowed, tuple):
-        return any(fits(value, one) for one in allowed)
-    if isinstance(allowed, list):
-        return isinstance(value, list) and all(fits(item, allowed[0]) for item in value)
-    if isinstance(allowed, Number):
-        number = isinstance(value, int if allowed.kind is int else (int, float)) and not isinstance(value, bool)
-        return number and value in allowed
-    return isinstance(value, str) if allowed is str else type(value) is type(allowed) and value == allowed
+def has_form(value, form):
+    """True where JSON has a form.
+
+    A form is a type, Numbers, a value, {key: form} (and maybe other keys), [form of each item], or one of (forms).
+    """
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(has_form(value.get(key), part) for key, part in form.items())
+    if isinstance(form, list):
+        return isinstance(value, list) and all(has_form(item, form[0]) for item in value)
+    if isinstance(form, tuple):
+        return any(has_form(value, one) for one in form)
+    if isinstance(form, Number):
+        number = isinstance(value, int if form.kind is int else (int, float)) and not isinstance(value, bool)
+        return number and value in form
+    return isinstance(value, form) if isinstance(form, type) else type(value) is type(form) and value == form
 
 
 def in_words(allowed):
@@ -113,7 +118,7 @@ def require_allowed(path, settings, allowed, within=""):
             raise InputError(f"CONFIG {path!r} holds {shown(within + key)}, which is no setting of this model; {known}")
         if isinstance(allowed[key], dict) and isinstance(value, dict):
             require_allowed(path, value, allowed[key], f"{key}.")
-        elif isinstance(allowed[key], dict) or not fits(value, allowed[key]):
+        elif isinstance(allowed[key], dict) or not has_form(value, allowed[key]):
             words = "a dictionary" if isinstance(allowed[key], dict) else in_words(allowed[key])
             raise InputError(f"CONFIG {path!r} holds {within}{key} = {shown(value)}; it may be {words}")
 
