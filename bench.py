@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import options
+from compare import markdown_table
+from files import commit_json
 from recipes import RECIPES
 
 MODELS = ("cnn", "autoencoder", "autoencoder_cls")
@@ -37,12 +39,10 @@ def main(argv=None):
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             about, models[name] = pool.submit(measure, name, time.monotonic()).result()
 
-    import common
-
     print(f"{about['processor']}: {about['device']}; {about['precision']} ({about['precision_reason']})")
     print(show_table(models))
     path = options.IMAGES / "benchmark.json"
-    common.commit_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
+    commit_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
     print(f"median [quartiles] of {WINDOWS} windows, or measured once; {FORMULA}", f"{path} is written", sep="\n")
 
 
@@ -229,7 +229,6 @@ def evaluation(name, model):
 
 def show_table(models):
     """The figures as a Markdown table, a column for each model."""
-    import common
 
     def show(figure):
         if figure is None:
@@ -241,7 +240,7 @@ def show_table(models):
 
     keys = list(dict.fromkeys(key for figures in models.values() for key in figures))
     rows = [["", *models]] + [[key, *(show(figures.get(key)) for figures in models.values())] for key in keys]
-    return common.markdown_table(rows)
+    return markdown_table(rows)
 
 
 if __name__ == "__main__":

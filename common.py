@@ -1,12 +1,11 @@
 """What the scripts share, in the order in which an image meets it.
 
-data -> folds -> balanced batches -> augmentation -> models -> the fast training model -> training -> files.
+data -> folds -> balanced batches -> augmentation -> models -> the fast training model -> the files of a run -> training.
 """
 
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import importlib
 import itertools
@@ -16,20 +15,32 @@ import math
 import os
 import platform
 import re
-import secrets
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
-import zipfile
 import zlib
 from pathlib import Path
 
 import options
+from files import (
+    array_header,
+    commit,
+    commit_arrays,
+    commit_json,
+    file_lock,
+    file_sha256,
+    first_line,
+    open_zip,
+    read_array,
+    read_arrays,
+    reading,
+    sha256,
+    sync,
+)
 from options import CHECKPOINTS, InputError, RunFailed, data_prefix, raise_what_was_heard
 from recipes import Ranges
-from settings import completed, could_be_of, has_form, require_same_settings, settings_of
+from settings import RECORD, completed, could_be_of, has_form, require_same_settings, settings_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: take GPU memory as needed, folds share it
@@ -67,28 +78,6 @@ except (ImportError, ValueError) as error:
     ) from None
 
 
-def first_line(error):
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def reading(what, remedy):
-    """Whatever goes wrong inside, while a file is read, is an InputError: `what` (the reason): `remedy`.
-
-    A damaged or hostile file makes zip, numpy, JSON and Keras raise anything, MemoryError and RecursionError included.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        while error.__context__:  # the bottom says what is wrong; Keras passes it on with advice and whole models
-            error = error.__context__
-        reason = textwrap.shorten(first_line(error).split(". ")[0], 200, placeholder=" ...")
-        raise InputError(f"{what} ({reason}): {remedy}") from None
-
-
 # --- Data -----------------------------------------------------------------------------------------------------------
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -98,13 +87,6 @@ IMAGE_SHAPE = (32, 32, 3)
 def draw(seed, *key):
     """A numpy generator that depends on `seed` and on what is drawn (`key`: words and numbers), on nothing else."""
     return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
-
-
-def sha256(*arrays):
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 @dataclasses.dataclass
@@ -649,152 +631,7 @@ def psnr(labels, pair):
     return -10 * ops.log10(ops.maximum(error, 1e-10))
 
 
-# --- Files ----------------------------------------------------------------------------------------------------------
-
-MOST_BYTES = 2**31  # that a file may unpack to: twelve times CIFAR-10
-
-
-@contextlib.contextmanager
-def open_zip(path):
-    """A .npz or .keras as a zipfile. Raises ValueError where it claims to unpack to more than MOST_BYTES."""
-    with zipfile.ZipFile(path) as file:
-        claimed = sum(member.file_size for member in file.infolist())
-        if claimed > MOST_BYTES:
-            raise ValueError(f"it unpacks to {claimed:,} bytes, and {MOST_BYTES:,} are the most that is read")
-        yield file
-
-
-def array_header(file, name):
-    """(shape, bytes that the header claims, bytes that are there) of an array in an open .npz, without reading it.
-
-    Raises ValueError where it is a pickled one.
-    """
-    member = file.getinfo(f"{name}.npy")
-    with file.open(member) as content:
-        version = np.lib.format.read_magic(content)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(content)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects, which are never loaded")
-        return shape, math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
-
-
-def read_array(file, name):
-    """An array of an open .npz. Raises ValueError where it is pickled or not whole."""
-    _, claimed, found = array_header(file, name)
-    if claimed != found:  # more would take memory for nothing, fewer leave the zip's own checksum unread
-        raise ValueError(f"{name} claims {claimed:,} bytes and holds {found:,}")
-    with file.open(f"{name}.npy") as content:
-        return np.lib.format.read_array(content, allow_pickle=False)
-
-
-def read_arrays(path):
-    """{name: array} of a file that commit_arrays wrote. Raises ValueError, among others, where it is not as written."""
-    with open_zip(path) as file:
-        names = [name.removesuffix(".npy") for name in file.namelist()]
-        arrays = {name: read_array(file, name) for name in names}
-    if arrays.pop("sha256", None) != sha256(*arrays.values()):
-        raise ValueError("its content does not match its checksum")
-    return arrays
-
-
-def commit(path, write):
-    """Write a file so that it is there whole or not at all: `write(neighbour)`, to the disk, then rename.
-
-    The neighbour is locked while its writer lives; one that is not is what a kill left, and is removed by the next
-    writer of the same file. Raises RunFailed where writing is not possible.
-    """
-    import fcntl
-
-    path = Path(path)
-    # Ends like the file: Keras saves by the ending.
-    neighbour = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
-            with contextlib.suppress(OSError), open(left, "rb+") as file:  # in use, or no locks here
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
-        with open(neighbour, "wb") as file:
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-            write(neighbour)
-            sync(neighbour)
-            os.replace(neighbour, path)
-        with contextlib.suppress(OSError):  # not every file system can do this
-            sync(path.parent)
-    except OSError as error:
-        raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
-    finally:
-        with contextlib.suppress(OSError):
-            neighbour.unlink(missing_ok=True)
-
-
-def sync(path):
-    """Have a file, or a folder's list of names, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def commit_text(path, text):
-    commit(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def commit_json(path, content):
-    commit_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def markdown_table(rows):
-    """Rows of words, the first the head, as a Markdown table that reads well in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def commit_arrays(path, **arrays):
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-
-    def write(neighbour):
-        with open(neighbour, "wb") as file:  # given a name, savez would add .npz to it
-            np.savez(file, **arrays, sha256=sha256(*arrays.values()))
-
-    commit(path, write)
-
-
-@contextlib.contextmanager
-def file_lock(path, busy=None):
-    """Hold a lock that dies with its owner. Where another process holds it, call `busy(its id)`, then wait."""
-    import fcntl
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise RunFailed(f"{path.parent} cannot be written to ({error.strerror}); mend that and repeat") from None
-    with open(handle, "r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            if busy:
-                busy(file.read().strip() or "unknown")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks, as some clusters have: go on without
-            pass
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-def file_sha256(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+# --- Runs -----------------------------------------------------------------------------------------------------------
 
 
 def versions():
@@ -816,20 +653,6 @@ def current_commit():
         git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     return None
-
-
-RECORD = {  # the form of what is read of a record again
-    "settings": dict,
-    "data": {
-        **{"source": str, "sha256": str, "kept_sha256": str, "class_names": [str]},
-        **{"reduced": [int], "train_counts": [int], "val_counts": [int]},
-    },
-    "history": tuple(
-        {key: [(int, float)] for key in ("loss", "val_loss", score, f"val_{score}")} for score in ("accuracy", "psnr")
-    ),
-    "best_epoch": int,
-    "checkpoint_sha256": str,
-}
 
 
 def record_sha256(record):

@@ -14,8 +14,9 @@ import numpy as np
 
 import options
 from evaluate import BLUE, ORANGE, new_figure, save, show, spread
+from files import commit_json, commit_text, reading
 from options import IMAGES, InputError
-from settings import completed, differing_settings, has_form
+from settings import RECORD, completed, differing_settings, has_form
 
 LEVEL = 0.95
 DRAWS = 10_000  # of the bootstrap
@@ -27,7 +28,7 @@ REPORT = {  # the form of what is read of a report
     "folds": dict,
 }
 SCORES = {"accuracy": float, "macro_f1": float, "calibration_error": float, "recall": dict}
-RECORD = {
+TRAINED = {
     **{"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str},
     "settings": {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": [int]},
     "data": {"train_sha256": str},
@@ -97,8 +98,6 @@ class Evaluated:
 def main(argv=None):
     args = options.parse(__doc__, ["runs", "baseline", "name"], argv)
 
-    import common  # after the options, so that --help and refusals do not wait for TensorFlow
-
     runs, autoencoders, unusable = read_reports()
     chosen, left_out = (require_runs if args.runs else largest_group)(runs, unusable, args.runs)
     pairs = find_pairs(chosen, args.baseline)
@@ -116,8 +115,8 @@ def main(argv=None):
     }
     text = "\n\n".join([*tables(content), *paragraphs(content)])
     name = options.run_name("comparison", chosen[0].data["prefix"], name=args.name)
-    common.commit_text(IMAGES / f"{name}.txt", f"{text}\n")
-    common.commit_json(IMAGES / f"{name}.json", {**content, "text": text})
+    commit_text(IMAGES / f"{name}.txt", f"{text}\n")
+    commit_json(IMAGES / f"{name}.json", {**content, "text": text})
     if compared:
         save(differences_plot(compared), f"{name}.png")
     else:
@@ -130,13 +129,11 @@ def main(argv=None):
 
 def read_reports():
     """(Classifiers as Evaluated, {SHA-256 of an autoencoder: its figures}, {name: why a report cannot be used})."""
-    import common
-
     runs, autoencoders, unusable = [], {}, {}
     for path in sorted(IMAGES.glob("*_report.json")):
         name = path.name.removesuffix("_report.json")
         try:
-            with common.reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
+            with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
                 if any(fold["record"] is None for fold in report["folds"].values()):
                     unusable[name] = "it was evaluated without a record of its training"
@@ -165,16 +162,14 @@ def require_form(value, form):
 
 def evaluated(report, name):
     """A classifier's report as Evaluated. Raises an error where it lacks something or does not fit together."""
-    import common
-
     require_form(report, REPORT)
     if report["run"] != name or not re.fullmatch(r"[a-z0-9-]*", report["data"]["prefix"]):
         raise ValueError("it is of another name")
     labels = np.array(report["labels"].split(), int)
     folds = {int(number): fold for number, fold in report["folds"].items()}
     for fold in folds.values():
-        require_form(fold, {**SCORES, "predicted": str, "record": common.RECORD})
-        require_form(fold["record"], RECORD)
+        require_form(fold, {**SCORES, "predicted": str, "record": RECORD})
+        require_form(fold["record"], TRAINED)
     if report.get("ensemble"):
         require_form(report["ensemble"], SCORES)
     run = Evaluated(name, folds, report.get("ensemble"), report["data"], labels)
@@ -388,8 +383,6 @@ def figures_of(run, reduced, autoencoders):
 
 def tables(content):
     """The table of the runs and, where there are comparisons, that of the differences."""
-    from common import markdown_table
-
     runs, reduced = content["runs"], content["reduced"]
     head = ["run", "folds", "accuracy", "macro F1", *(f"recall {name}" for name in reduced), "calibration error"]
     head += ["parameters (trainable)", "epochs", "minutes a fold", "autoencoder's PSNR, SSIM"]
@@ -419,6 +412,15 @@ def tables(content):
             rows.append([pair, str(len(row["folds"])), difference, *over_folds, between(images), show_p(images["p"])])
         found.append(markdown_table(rows))
     return found
+
+
+def markdown_table(rows):
+    """Rows of words, the first the head, as a Markdown table that reads well in a terminal too."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def between(found):

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import options
+from files import commit, commit_arrays, commit_json, commit_text, file_sha256
 from options import IMAGES, InputError
 from settings import differing_settings
 
@@ -116,8 +117,6 @@ def predict(run, images, batch_size, shape):
 
 def evaluate_classifier(name, records, test, batch_size):
     """Report, confusion matrices, curves and example predictions of every fold; mean and spread over folds."""
-    import common
-
     absent = np.setdiff1d(np.arange(len(test.class_names)), test.labels)
     if len(absent):
         raise InputError(
@@ -133,12 +132,12 @@ def evaluate_classifier(name, records, test, batch_size):
         folds[run.fold or 1] = {**fold, "record": record}
         every.append(probabilities)
         text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
-        common.commit_arrays(
+        commit_arrays(
             run.path("_predictions.npz"),
             probabilities=probabilities,
             labels=test.labels,
             test_sha256=test.sha256,
-            checkpoint_sha256=common.file_sha256(run.checkpoint),
+            checkpoint_sha256=file_sha256(run.checkpoint),
         )
         plot_confusion(run, fold, test.class_names)
         if record:
@@ -276,15 +275,13 @@ def show(value, digits):
 
 def write_report(name, test, text, folds, summary, **more):
     """Print the report and write it, and its figures as JSON with the record of each training."""
-    import common
-
     path = IMAGES / f"{name}_report.json"
     before = checkpoints_of(path) - {fold["record"]["checkpoint_sha256"] for fold in folds.values() if fold["record"]}
     if before:
         print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     data = {"source": test.source, "prefix": test.prefix, "test_images": len(test.images), "test_sha256": test.sha256}
-    common.commit_text(path.with_suffix(".txt"), f"{text}\n")
-    common.commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
+    commit_text(path.with_suffix(".txt"), f"{text}\n")
+    commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
     print(f"{text}\n{path.with_suffix('.txt')}, .json and the plots {IMAGES / name}_*.png are written")
 
 
@@ -307,7 +304,7 @@ def write_architecture(name, model):
         frozen = "  frozen" if layer.weights and not layer.trainable else ""
         lines.append(f"{layer.name:<18}{type(layer).__name__:<24}{shape:<18}{layer.count_params():>12,}{frozen}")
     lines += ["", f"{model.count_params():,} parameters, {common.count_trainable(model):,} trainable", ""]
-    common.commit_text(IMAGES / f"{name}_architecture.txt", "\n".join(lines))
+    commit_text(IMAGES / f"{name}_architecture.txt", "\n".join(lines))
 
 
 # --- Plots ----------------------------------------------------------------------------------------------------------
@@ -326,9 +323,7 @@ def new_figure(rows=1, columns=1, size=(7, 4)):
 
 
 def save(figure, filename):
-    import common
-
-    common.commit(IMAGES / filename, figure.savefig)
+    commit(IMAGES / filename, figure.savefig)
 
 
 def name_ticks(axis, names):

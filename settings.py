@@ -77,6 +77,20 @@ def allowed_for(name, chosen):
     return {key: value for key, value in allowed.items() if key not in others}
 
 
+RECORD = {  # the form of what is read of a record again
+    "settings": dict,
+    "data": {
+        **{"source": str, "sha256": str, "kept_sha256": str, "class_names": [str]},
+        **{"reduced": [int], "train_counts": [int], "val_counts": [int]},
+    },
+    "history": tuple(
+        {key: [(int, float)] for key in ("loss", "val_loss", score, f"val_{score}")} for score in ("accuracy", "psnr")
+    ),
+    "best_epoch": int,
+    "checkpoint_sha256": str,
+}
+
+
 def has_form(value, form):
     """True where JSON has a form.
 

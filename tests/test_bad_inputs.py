@@ -23,6 +23,7 @@ from conftest import CLASSES, copy_project, make
 from keras import layers
 
 import common
+import files
 import options
 import recipes
 from options import InputError
@@ -709,8 +710,8 @@ DAMAGE = {  # kind of file: (path, how it is read, how many places are damaged)
     "data": ("small.npz", read_data, 60),
     "checkpoint": (f"{STEM}.keras", read_record, 60),
     "record": (f"{STEM}.json", read_record, 200),
-    "state": (STATE, functools.partial(common.read_arrays, STATE), 200),
-    "predictions": ("predictions.npz", functools.partial(common.read_arrays, "predictions.npz"), 100),
+    "state": (STATE, functools.partial(files.read_arrays, STATE), 200),
+    "predictions": ("predictions.npz", functools.partial(files.read_arrays, "predictions.npz"), 100),
     "model": ("own.keras", read_model, 30),
 }
 
@@ -723,12 +724,12 @@ def equal(one, other):
 def test_damage_is_recognised_wherever_it_is(kind, copy):
     name, read, count = DAMAGE[kind]
     own()()
-    common.commit_arrays("predictions.npz", probabilities=np.eye(10), labels=np.arange(10), test_sha256="0" * 64)
+    files.commit_arrays("predictions.npz", probabilities=np.eye(10), labels=np.arange(10), test_sha256="0" * 64)
     path, whole, content = Path(name), read(), Path(name).read_bytes()
     shares = np.linspace(0, 1, count, endpoint=False)
     for share in [*shares, 1 - 2 / len(content)]:  # the last character of a record is a line's end
         cut(path, share)
-        with pytest.raises(InputError), common.reading("it cannot be read", "that is right"):
+        with pytest.raises(InputError), files.reading("it cannot be read", "that is right"):
             read()
         path.write_bytes(content)
 
@@ -736,7 +737,7 @@ def test_damage_is_recognised_wherever_it_is(kind, copy):
     for share in [*shares, *ends, *(1 - 1 / len(content) - ends)]:
         flip(path, share)
         try:
-            with common.reading("it cannot be read", "that is right"):
+            with files.reading("it cannot be read", "that is right"):
                 assert equal(read(), whole), f"a bit at {share} changes what is read"  # a date in a zip changes nothing
         except InputError:
             refused += 1
@@ -781,7 +782,7 @@ def test_one_fold_is_evaluated_whatever_things_are_called_and_damaged_prediction
     predictions = Path("checkpoints/x-0-b-s_cnn_fold7_predictions.npz")
     predictions.write_bytes(b"damaged")
     assert call(f"evaluate {strange} --model cnn") == 0
-    assert common.read_arrays(predictions)["probabilities"].shape == (3, 2)
+    assert files.read_arrays(predictions)["probabilities"].shape == (3, 2)
     assert r"$\frac$ {}" in Path("imgs/x-0-b-s_cnn_report.txt").read_text()
 
 

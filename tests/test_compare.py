@@ -2,10 +2,12 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import CLASSES
+from conftest import CLASSES, ROOT
 from scipy import stats
 
 import compare
@@ -585,3 +587,12 @@ def test_a_name_keeps_comparisons_side_by_side(study):
         "cnn",
         "autoencoder_cls_noaug",
     ]
+
+
+def test_it_does_not_wait_for_tensorflow(study):
+    code = "import sys; sys.path[0] = sys.argv.pop(1); import compare; compare.main([]); print(sorted(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code, ROOT], capture_output=True, text=True, check=True, timeout=60)
+    *_, modules = result.stdout.splitlines()
+    assert "'files'" in modules and not {f"'{name}'" for name in ("keras", "tensorflow", "common")} & {
+        *modules.strip("[]").split(", ")
+    }

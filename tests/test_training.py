@@ -23,6 +23,7 @@ from conftest import ROOT
 from keras import layers
 
 import common
+import files
 import options
 import recipes
 from options import InputError, RunFailed
@@ -160,7 +161,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     assert record["versions"]["keras"] == keras.__version__
     assert record["versions"].keys() >= {"python", "numpy", "sklearn", "skimage", keras.backend.backend()}
     assert record["commit"] == common.current_commit()
-    assert record["checkpoint_sha256"] == common.file_sha256(run.checkpoint)
+    assert record["checkpoint_sha256"] == files.file_sha256(run.checkpoint)
     assert {path.name for path in run.folder.iterdir()} == {"tiny_fold1.keras", "tiny_fold1.json"}
 
 
@@ -487,10 +488,10 @@ def test_a_signal_that_keras_swallows_ends_the_training_all_the_same(signum, kin
 
 
 def test_same_settings_are_skipped(copy, train, no_fit, capsys):
-    before = common.file_sha256(copy.checkpoint)
+    before = files.file_sha256(copy.checkpoint)
     train(copy, *FINISHED)
     assert f"{copy.checkpoint} is finished already" in capsys.readouterr().out
-    assert common.file_sha256(copy.checkpoint) == before
+    assert files.file_sha256(copy.checkpoint) == before
 
 
 @pytest.mark.parametrize(
@@ -631,7 +632,7 @@ def test_stopped_while_a_forced_training_replaces_the_older_one(copy, train, mon
     assert (stopped == before) == (moment == "before the checkpoint")
     train(copy, *FINISHED)
     assert (copy.checkpoint.read_bytes() == stopped) == (moment == "after it")
-    assert copy.read_record()["checkpoint_sha256"] == common.file_sha256(copy.checkpoint)
+    assert copy.read_record()["checkpoint_sha256"] == files.file_sha256(copy.checkpoint)
     assert not copy.state.exists()
 
 
@@ -704,14 +705,14 @@ def test_who_waits_for_a_run_in_training_gets_it_when_it_is_done(run, capsys):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "some" / "file"
-    common.commit(path, lambda neighbour: neighbour.write_bytes(b"first"))
+    files.commit(path, lambda neighbour: neighbour.write_bytes(b"first"))
 
     def fill_the_disk(neighbour):
         neighbour.write_bytes(b"sec")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(RunFailed, match=r"file cannot be written \(No space left on device\); mend that and repeat$"):
-        common.commit(path, fill_the_disk)
+        files.commit(path, fill_the_disk)
     assert path.read_bytes() == b"first"
     assert [found.name for found in path.parent.iterdir()] == ["file"]
 
@@ -731,7 +732,7 @@ def test_a_full_disk_leaves_no_finished_file_and_loses_no_epoch(unfinished, trai
 def write_autoencoder(folder, name, kept="k"):
     run = common.Run(name, None, folder)
     run.checkpoint.write_bytes(name.encode())
-    digest = common.file_sha256(run.checkpoint)
+    digest = files.file_sha256(run.checkpoint)
     data = {"source": "", "sha256": "s", "kept_sha256": kept, "train_sha256": name, "class_names": []}
     data |= {"reduced": [], "train_counts": [], "val_counts": []}
     history = {"loss": [], "val_loss": [], "psnr": [], "val_psnr": []}
@@ -764,12 +765,12 @@ def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(t
     """The killed writer is a process of its own; one that lives keeps what it is writing, as an other file does."""
     path, other = tmp_path / "a[1].txt", tmp_path / "not_a[1].txt"
     script = (
-        "import common, os, pathlib, signal, sys\n"
+        "import files, os, pathlib, signal, sys\n"
         "def die(neighbour):\n"
         "    neighbour.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "for name in sys.argv[1:]:\n"
-        "    if not os.fork(): common.commit(name, die)\n"
+        "    if not os.fork(): files.commit(name, die)\n"
         "    os.wait()"
     )
     subprocess.run([sys.executable, "-c", script, path, other], cwd=ROOT, check=True)
@@ -777,9 +778,9 @@ def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(t
 
     def write_both(neighbour):
         neighbour.write_text("first")
-        common.commit_text(path, "second")  # as another process would meanwhile
+        files.commit_text(path, "second")  # as another process would meanwhile
 
-    common.commit(path, write_both)
+    files.commit(path, write_both)
     assert path.read_text() == "first"
     assert sorted(tmp_path.iterdir()) == sorted([path, *(part for part in left if "not_" in part.name)])
 

@@ -1,0 +1,189 @@
+"""Files that are there whole or not at all, read with care and written so that no kill, full disk or second process
+harms what is there. Loads no Keras.
+"""
+
+import contextlib
+import glob
+import hashlib
+import json
+import math
+import os
+import secrets
+import textwrap
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from options import InputError, RunFailed
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def first_line(error):
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def reading(what, remedy):
+    """Whatever goes wrong inside, while a file is read, is an InputError: `what` (the reason): `remedy`.
+
+    A damaged or hostile file makes zip, numpy, JSON and Keras raise anything, MemoryError and RecursionError included.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        while error.__context__:  # the bottom says what is wrong; Keras passes it on with advice and whole models
+            error = error.__context__
+        reason = textwrap.shorten(first_line(error).split(". ")[0], 200, placeholder=" ...")
+        raise InputError(f"{what} ({reason}): {remedy}") from None
+
+
+def sha256(*arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def file_sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+MOST_BYTES = 2**31  # that a file may unpack to: twelve times CIFAR-10
+
+
+@contextlib.contextmanager
+def open_zip(path):
+    """A .npz or .keras as a zipfile. Raises ValueError where it claims to unpack to more than MOST_BYTES."""
+    with zipfile.ZipFile(path) as file:
+        claimed = sum(member.file_size for member in file.infolist())
+        if claimed > MOST_BYTES:
+            raise ValueError(f"it unpacks to {claimed:,} bytes, and {MOST_BYTES:,} are the most that is read")
+        yield file
+
+
+def array_header(file, name):
+    """(shape, bytes that the header claims, bytes that are there) of an array in an open .npz, without reading it.
+
+    Raises ValueError where it is a pickled one.
+    """
+    member = file.getinfo(f"{name}.npy")
+    with file.open(member) as content:
+        version = np.lib.format.read_magic(content)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(content)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects, which are never loaded")
+        return shape, math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
+
+
+def read_array(file, name):
+    """An array of an open .npz. Raises ValueError where it is pickled or not whole."""
+    _, claimed, found = array_header(file, name)
+    if claimed != found:  # more would take memory for nothing, fewer leave the zip's own checksum unread
+        raise ValueError(f"{name} claims {claimed:,} bytes and holds {found:,}")
+    with file.open(f"{name}.npy") as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
+
+
+def read_arrays(path):
+    """{name: array} of a file that commit_arrays wrote. Raises ValueError, among others, where it is not as written."""
+    with open_zip(path) as file:
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+        arrays = {name: read_array(file, name) for name in names}
+    if arrays.pop("sha256", None) != sha256(*arrays.values()):
+        raise ValueError("its content does not match its checksum")
+    return arrays
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def commit(path, write):
+    """Write a file so that it is there whole or not at all: `write(neighbour)`, to the disk, then rename.
+
+    The neighbour is locked while its writer lives; one that is not is what a kill left, and is removed by the next
+    writer of the same file. Raises RunFailed where writing is not possible.
+    """
+    import fcntl
+
+    path = Path(path)
+    # Ends like the file: Keras saves by the ending.
+    neighbour = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
+            with contextlib.suppress(OSError), open(left, "rb+") as file:  # in use, or no locks here
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+        with open(neighbour, "wb") as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            write(neighbour)
+            sync(neighbour)
+            os.replace(neighbour, path)
+        with contextlib.suppress(OSError):  # not every file system can do this
+            sync(path.parent)
+    except OSError as error:
+        raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
+    finally:
+        with contextlib.suppress(OSError):
+            neighbour.unlink(missing_ok=True)
+
+
+def sync(path):
+    """Have a file, or a folder's list of names, on the disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit_text(path, text):
+    commit(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def commit_json(path, content):
+    commit_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def commit_arrays(path, **arrays):
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+
+    def write(neighbour):
+        with open(neighbour, "wb") as file:  # given a name, savez would add .npz to it
+            np.savez(file, **arrays, sha256=sha256(*arrays.values()))
+
+    commit(path, write)
+
+
+@contextlib.contextmanager
+def file_lock(path, busy=None):
+    """Hold a lock that dies with its owner. Where another process holds it, call `busy(its id)`, then wait."""
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunFailed(f"{path.parent} cannot be written to ({error.strerror}); mend that and repeat") from None
+    with open(handle, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            if busy:
+                busy(file.read().strip() or "unknown")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks, as some clusters have: go on without
+            pass
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
