@@ -1,6 +1,6 @@
 """What the scripts share, in the order in which an image meets it.
 
-data -> folds -> balanced batches -> augmentation -> models -> the fast training model -> the files of a run -> training.
+data -> folds -> balanced batches -> augmentation -> models -> the fast training model -> files of a run -> training.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ import numpy as np
 
 import options
 from evaluate import BLUE, ORANGE, new_figure, save, show, spread
-from files import commit_json, commit_text, reading
+from files import commit_json, commit_text, file_sha256, reading
 from options import IMAGES, InputError
 from settings import RECORD, completed, differing_settings, has_form
 
@@ -147,11 +147,18 @@ def read_reports():
                     runs.append(evaluated(report, name))
         except InputError as error:
             unusable[name] = str(error)
-    names = {run.name: run for run in runs}
+    reported = {f"{run.name}_fold{n}": fold["record"] for run in runs for n, fold in run.folds.items()}
     for path in sorted(options.CHECKPOINTS.glob("*.keras")):
-        match = re.fullmatch(r"([^.].*)_fold(\d+)", path.stem)
-        if match and match[1] not in unusable and int(match[2]) not in getattr(names.get(match[1]), "folds", {}):
+        match = re.fullmatch(r"([^.].*)_fold\d+", path.stem)
+        if not match or match[1] in unusable:
+            continue
+        if path.stem not in reported:
             unusable[path.stem] = "it is finished, but not evaluated: run make test-eval with its MODEL"
+        elif reported[path.stem]["checkpoint_sha256"] != file_sha256(path):
+            unusable[path.stem] = (
+                "it was trained again since it was evaluated, and the earlier one is compared: "
+                "run make test-eval with its MODEL"
+            )
     return runs, autoencoders, unusable
 
 

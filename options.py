@@ -108,12 +108,22 @@ def file_path(text):
     return text
 
 
+def without_repeats(pairs):
+    """The dictionary of a JSON object, for json.loads, which would let the last of a key's values win."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{max(keys, key=keys.count)!r} is in it twice")
+    return content
+
+
 def config_file(path):
     """The path of a record, or of its settings alone, as JSON -> (path, settings)."""
     if not os.path.isfile(file_path(path)):
         raise argparse.ArgumentTypeError(f"there is no file {path!r}")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # Notepad begins a file with a mark
+        text = Path(path).read_text(encoding="utf-8-sig")  # Notepad begins a file with a mark
+        content = json.loads(text, object_pairs_hook=without_repeats)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise argparse.ArgumentTypeError(f"{path!r} cannot be read as JSON ({error})") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):

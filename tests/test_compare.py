@@ -1,5 +1,6 @@
 """The comparison: its statistics against known answers and by simulation, its choice of runs, what it says."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -399,14 +400,27 @@ def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
     del report["folds"]["1"]["predicted"]
     path.write_text(json.dumps(report))
     options.CHECKPOINTS.mkdir()
-    for name in ("cnn_fold1", "cnn_fold6", "cnn_new_fold1", "cnn_fold1_old", ".cnn_fold7.ab12.part", "cnn"):
-        (options.CHECKPOINTS / f"{name}.keras").touch()
-    write("cnn_fold2", {1: 0.5})
+    for name in (
+        "cnn_fold1",
+        "cnn_fold2",
+        "cnn_fold6",
+        "cnn_new_fold1",
+        "cnn_fold1_old",
+        ".cnn_fold7.ab12.part",
+        "cnn",
+    ):
+        (options.CHECKPOINTS / f"{name}.keras").write_text(name)
+    path = options.IMAGES / "cnn_report.json"
+    report = json.loads(path.read_text())
+    report["folds"]["2"]["record"]["checkpoint_sha256"] = hashlib.sha256(b"cnn_fold2").hexdigest()
+    path.write_text(json.dumps(report))
+    write("cnn_fold3", {1: 0.5})
     left_out = run()["left_out"]
-    assert left_out.pop("cnn_fold2") == "it is of one file, evaluated with --model-path"
+    assert left_out.pop("cnn_fold3") == "it is of one file, evaluated with --model-path"
     assert "fold 1 is not that of its predictions" in left_out.pop("mod_autoencoder_cls")
     assert "evaluate that run again" in left_out.pop("mod_autoencoder_cls_old")
-    assert left_out.keys() == {"cnn_fold6", "cnn_new_fold1"}
+    assert left_out.keys() == {"cnn_fold1", "cnn_fold6", "cnn_new_fold1"}
+    assert left_out["cnn_fold1"].startswith("it was trained again since it was evaluated")
     assert all("make test-eval" in reason for reason in left_out.values())
 
 

@@ -289,6 +289,10 @@ def test_what_a_config_may_not_hold_is_named_with_what_it_may(config, arguments,
         ("{'epochs': 3}", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\)"),
         ("", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\)"),
         ("[" * 100_000, r"cannot be read as JSON \(maximum recursion depth .*\)"),
+        (
+            '{"seed": 1, "ranges": {"flip": true, "zoom": 0.1, "flip": false}}',
+            r"cannot be read as JSON \('flip' is in it twice\)",
+        ),
         ('["epochs"]', "holds no settings; give a record, or its settings alone"),
     ],
 )
