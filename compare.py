@@ -443,7 +443,7 @@ def paragraphs(content):
     compared = content["comparisons"]
     controlled = [row for row in compared if row["control"]]
     if controlled:
-        said = ["Does a pretrained encoder help, beside the same network without?", *map(finding, controlled)]
+        said = ["Does a pretrained encoder help, compared with the same network without?", *map(finding, controlled)]
     else:
         said = [
             "Whether a pretrained encoder helps cannot be concluded from these comparisons: that takes the same "
@@ -491,18 +491,21 @@ def differences_plot(compared):
     for place, row in enumerate(compared):
         points = 100 * np.array(row["differences"])
         axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
-        for found, height, color, label in (
-            (row["t_test"], -0.16, BLUE, "mean, 95 % over folds"),
-            (row["bootstrap"], 0.16, ORANGE, "mean, 95 % over test images"),
+        for fold, point in zip(row["folds"], points, strict=True):
+            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(str(fold), (point, place), **above, fontsize=8, color="0.4")
+        for found, height, color, width, label in (
+            (row["t_test"], -0.2, BLUE, 3, "mean, 95 % over folds"),
+            (row["bootstrap"], 0.2, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
         ):
             if found:
                 ends = 100 * np.array([found["low"], found["high"]])
-                axes.plot(ends, [place + height] * 2, color=color, linewidth=2)
+                axes.plot(ends, [place + height] * 2, color=color, linewidth=width)
                 axes.plot(points.mean(), place + height, "D", color=color, markersize=5, label=label)
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(compared)), [f"{row['run']}\n- {row['baseline']}" for row in compared], fontsize=9)
     axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.set(xlabel="difference in test accuracy, percentage points", title="Each run against its baseline")
+    axes.set(xlabel="difference in test accuracy, percentage points: right of 0, the first named is better")
     axes.grid(axis="x", alpha=0.3)
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)

@@ -247,7 +247,10 @@ def test_a_baseline_of_ones_own(study):
         ("cnn", "autoencoder_cls_noaug"),
     }
     text = " ".join(found["text"].split())
-    assert "help, beside the same network without? autoencoder_cls_scratch is worse than autoencoder_cls_noaug" in text
+    assert (
+        "help, compared with the same network without? autoencoder_cls_scratch is worse than autoencoder_cls_noaug"
+        in text
+    )
     with pytest.raises(InputError, match=r"BASELINE=other is none of the runs compared: .*cnn"):
         run(["--baseline", "other"])
 
@@ -449,7 +452,7 @@ def test_the_text_answers_the_question(study, capsys):
     found = run()
     text = " ".join(found["text"].split())
     answer = (
-        r"Does a pretrained encoder help, beside the same network without\? "
+        r"Does a pretrained encoder help, compared with the same network without\? "
         r"autoencoder_cls_noaug is better than autoencoder_cls_scratch "
         r"\(\+5\.8 points of accuracy on folds 1, 2, 3; 95 % interval \S+ to \S+; p 0\.\d+\)\. "
         r"This includes what freezing costs\. Besides: autoencoder_cls_scratch is not shown to differ from cnn \("
