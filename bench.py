@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 import options
-from compare import markdown_table
 from files import commit_json
 from recipes import RECIPES
+from reporting import markdown_table
 
 MODELS = ("cnn", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for how long about

@@ -1,6 +1,6 @@
 """What the scripts share, in the order in which an image meets it.
 
-data -> folds -> balanced batches -> augmentation -> models -> the fast training model -> files of a run -> training.
+data -> balanced batches -> augmentation -> models -> hardware -> the training model -> runs -> training.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -195,14 +194,14 @@ def load_npz(path, part):
 def class_numbers(words, class_names):
     """['bird', '4', 9] -> [2, 4, 9]. Raises InputError, naming the classes there are."""
     numbers, known = [], [str(number) for number in range(len(class_names))]
-    for word in map(str, words):
+    for word in words:  # a record's are numbers already, and no names
         if word in class_names:
             numbers.append(class_names.index(word))
-        elif word in known:
-            numbers.append(known.index(word))
+        elif str(word) in known:
+            numbers.append(int(word))
         else:
             there = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
-            raise InputError(f"REDUCED names a class {word[:80]!r} that the data does not have; it has {there}")
+            raise InputError(f"REDUCED names a class {str(word)[:80]!r} that the data does not have; it has {there}")
     return numbers
 
 
@@ -672,10 +671,10 @@ class Run:
     @classmethod
     def at(cls, checkpoint):
         """The run whose finished file is `checkpoint`, wherever that is."""
-        match = re.fullmatch(r"(.+?)(?:_fold(\d+))?\.keras", Path(checkpoint).name)
-        if not match or not Path(checkpoint).is_file():
+        path = Path(checkpoint)
+        if path.suffix != ".keras" or not path.is_file():
             raise InputError(f"there is no finished model {str(checkpoint)!r}; give the path of a .keras file")
-        return cls(match[1], match[2] and int(match[2]), Path(checkpoint).parent)
+        return cls(*options.name_and_fold(path.stem), path.parent)
 
     @property
     def stem(self):
@@ -683,7 +682,7 @@ class Run:
 
     @property
     def title(self):
-        return self.stem.replace("_fold", " fold ")
+        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
 
     def path(self, suffix):
         return self.folder / f"{self.stem}{suffix}"
@@ -874,10 +873,9 @@ class KeepState(keras.callbacks.Callback):
     the history through those callbacks instead of saving what is inside them.
     """
 
-    def __init__(self, path, core, settings, precision, machine, stopping, *schedules):
+    def __init__(self, path, core, note, callbacks):
         super().__init__()
-        self.path, self.core, self.stopping, self.replayed = path, core, stopping, [stopping, *schedules]
-        self.note = {"settings": settings, "precision": precision, "machine": machine}
+        self.path, self.core, self.note, self.replayed = path, core, note, callbacks
         self.history, self.best, self.finished = [], [], False
 
     def restore(self, note, groups):
@@ -907,7 +905,7 @@ class KeepState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({key: float(value) for key, value in logs.items()})
-        if self.stopping.best_epoch == epoch:
+        if best_epoch(self.history, self.note["settings"]["monitor"]) == epoch:
             self.best = self.core.get_weights()
         self.finished = bool(self.model.stop_training) or epoch + 1 == self.note["settings"]["epochs"]
         self.commit()
@@ -923,6 +921,12 @@ class KeepState(keras.callbacks.Callback):
         }
         arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
         commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+
+
+def best_epoch(history, monitor):
+    """Index of the best of the epochs' figures by what is watched, of equals the first."""
+    watched = [figures[monitor] for figures in history]
+    return watched.index(min(watched) if monitor == "val_loss" else max(watched))
 
 
 def resolved_settings(name, recipe, fold, **more):
@@ -945,7 +949,7 @@ def train(name, recipe, run, fold, force=False, prepare=None, **more):
     number = run.fold or 1
     device, _ = set_up_device()
     precision, reason = resolve_precision(recipe.precision)
-    if begun and begun[0].get("precision", precision) != precision:
+    if begun and begun[0]["precision"] != precision:
         precision, reason = begun[0]["precision"], "as this training was begun"
     keras.utils.set_random_seed(int(draw(recipe.seed, "weights", number).integers(2**32)))
     model = finished_model(recipe, len(fold.class_names), run.name)
@@ -970,10 +974,10 @@ def train(name, recipe, run, fold, force=False, prepare=None, **more):
 
     # What equality bit for bit takes.
     machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {code_sha256()[:8]}"
-    state = fit(model, run, fold, recipe, settings, precision, machine, begun, force)
+    note = {"settings": settings, "precision": precision, "machine": machine}
+    state = fit(model, run, fold, recipe, note, begun, force)
     history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
-    watched = np.array(history[recipe.monitor])
-    best = int(np.argmin(watched) if recipe.monitor == "val_loss" else np.argmax(watched))
+    best = best_epoch(state.history, recipe.monitor)
     record |= {
         "history": history,
         "best_epoch": best + 1,
@@ -988,17 +992,18 @@ def train(name, recipe, run, fold, force=False, prepare=None, **more):
     )
 
 
-def fit(model, run, fold, recipe, settings, precision, machine, begun, anew):
+def fit(model, run, fold, recipe, note, begun, anew):
     """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
-    target, number = settings.get("target"), run.fold or 1
+    settings, number = note["settings"], run.fold or 1
     ranges = recipe.ranges if settings.get("augment", True) else Ranges()
-    training, core = training_model(model, ranges, precision, target)
+    training, core = training_model(model, ranges, note["precision"], settings.get("target"))
     compile_model(training, new_optimizer(recipe.optimizer, recipe.learning_rate), recipe.loss)
     training.optimizer.build(training.trainable_variables)
 
-    patience = recipe.patience or recipe.epochs  # without one, it only notes the best epoch
-    mode = "min" if recipe.monitor == "val_loss" else "max"
-    callbacks = [keras.callbacks.EarlyStopping(monitor=recipe.monitor, patience=patience, mode=mode)]
+    callbacks = []
+    if recipe.patience:
+        mode = "min" if recipe.monitor == "val_loss" else "max"
+        callbacks.append(keras.callbacks.EarlyStopping(monitor=recipe.monitor, patience=recipe.patience, mode=mode))
     if recipe.schedule == "plateau":
         callbacks.append(
             keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)
@@ -1007,7 +1012,7 @@ def fit(model, run, fold, recipe, settings, precision, machine, begun, anew):
         callbacks.append(
             keras.callbacks.LearningRateScheduler(lambda epoch: recipe.learning_rate * recipe.schedule**epoch)
         )
-    state = KeepState(run.state, core, settings, precision, machine, *callbacks)
+    state = KeepState(run.state, core, note, callbacks)
     state.set_model(training)
     if begun:
         state.restore(*begun)

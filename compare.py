@@ -13,9 +13,9 @@ import textwrap
 import numpy as np
 
 import options
-from evaluate import BLUE, ORANGE, new_figure, save, show, spread
 from files import commit_json, commit_text, file_sha256, reading
 from options import IMAGES, InputError
+from reporting import BLUE, ORANGE, markdown_table, new_figure, save, show, spread
 from settings import RECORD, completed, differing_settings, has_form
 
 LEVEL = 0.95
@@ -99,7 +99,7 @@ def main(argv=None):
     args = options.parse(__doc__, ["runs", "baseline", "name"], argv)
 
     runs, autoencoders, unusable = read_reports()
-    chosen, left_out = (require_runs if args.runs else largest_group)(runs, unusable, args.runs)
+    chosen, left_out = require_runs(runs, unusable, args.runs) if args.runs else largest_group(runs, unusable)
     pairs = find_pairs(chosen, args.baseline)
     if args.runs and not pairs:
         pairs = find_pairs(chosen, [chosen[0].name])
@@ -137,7 +137,7 @@ def read_reports():
                 report = json.loads(path.read_text(encoding="utf-8"))
                 if any(fold["record"] is None for fold in report["folds"].values()):
                     unusable[name] = "it was evaluated without a record of its training"
-                elif re.search(r"_fold\d+$", name):
+                elif options.name_and_fold(name)[1]:
                     unusable[name] = "it is of one file, evaluated with --model-path"
                 elif "PSNR (dB)" in report["summary"]:
                     require_form(report["summary"], AUTOENCODER)
@@ -149,8 +149,8 @@ def read_reports():
             unusable[name] = str(error)
     reported = {f"{run.name}_fold{n}": fold["record"] for run in runs for n, fold in run.folds.items()}
     for path in sorted(options.CHECKPOINTS.glob("*.keras")):
-        match = re.fullmatch(r"([^.].*)_fold\d+", path.stem)
-        if not match or match[1] in unusable:
+        name, fold = options.name_and_fold(path.stem)
+        if not fold or name in unusable or name.startswith("."):
             continue
         if path.stem not in reported:
             unusable[path.stem] = "it is finished, but not evaluated: run make test-eval with its MODEL"
@@ -205,10 +205,10 @@ def require_runs(runs, unusable, names):
     for one, other in itertools.combinations(chosen, 2):
         if differing := difference_of_data(one, other):
             raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
-    return chosen, {}
+    return chosen, {stem: why for stem, why in unusable.items() if options.name_and_fold(stem)[0] in names}
 
 
-def largest_group(runs, unusable, _=None):
+def largest_group(runs, unusable):
     """(The most runs on the same data; of as many, those with the most folds; {name of another run: why not})."""
     groups = {}
     for run in runs:
@@ -419,15 +419,6 @@ def tables(content):
             rows.append([pair, str(len(row["folds"])), difference, *over_folds, between(images), show_p(images["p"])])
         found.append(markdown_table(rows))
     return found
-
-
-def markdown_table(rows):
-    """Rows of words, the first the head, as a Markdown table that reads well in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def between(found):

@@ -8,7 +8,6 @@ import json
 import math
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from pathlib import Path
@@ -16,12 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import options
-from files import commit, commit_arrays, commit_json, commit_text, file_sha256
+from files import commit_arrays, commit_json, commit_text, file_sha256
 from options import IMAGES, InputError
-from settings import differing_settings
-
-# Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
-BLUE, ORANGE = "#0072B2", "#D55E00"
+from reporting import BLUE, ORANGE, new_figure, save, show, spread
+from settings import completed, differing_settings
 
 
 def main(argv=None):
@@ -69,13 +66,12 @@ def finished_trainings(name, args):
     """The finished trainings of a run, all folds. Raises InputError, with the command to run, where there is none."""
     import common
 
-    pattern = re.compile(re.escape(name) + r"(?:_fold(\d+))?\.keras")
-    matches = filter(None, (pattern.fullmatch(path.name) for path in options.CHECKPOINTS.glob("*.keras")))
-    folds = [match[1] and int(match[1]) for match in matches]
-    if not folds:
+    runs = [common.Run(*options.name_and_fold(path.stem)) for path in options.CHECKPOINTS.glob("*.keras")]
+    trainings = sorted((run for run in runs if run.name == name), key=lambda run: run.fold or 0)
+    if not trainings:
         command = options.make_command(args.model.replace("autoencoder", "ae"), args)
         raise InputError(f"there is no finished training of {name} in {options.CHECKPOINTS}: run `{command}`")
-    return [common.Run(name, fold) for fold in sorted(folds, key=lambda fold: fold or 0)]
+    return trainings
 
 
 def require_one_study(records, train):
@@ -253,7 +249,7 @@ def evaluate_autoencoder(name, records, test, batch_size):
         f"{title:<40} {show(value, 3)}" for title, value in summary.items()
     )
     if record:
-        loss = record["settings"].get("loss", "mean_squared_error")
+        loss = completed(record["settings"]).get("loss", "mean_squared_error")
         plot_curve(run, record, "loss", f"loss ({loss.replace('_', ' ')})")
         plot_curve(run, record, "psnr", "PSNR (dB)")
     plot_reconstructions(name, originals, copies, quality)
@@ -262,15 +258,6 @@ def evaluate_autoencoder(name, records, test, batch_size):
 
 
 # --- Reports --------------------------------------------------------------------------------------------------------
-
-
-def spread(values):
-    """Mean and, of two values and more, sample standard deviation."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-
-
-def show(value, digits):
-    return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
 
 
 def write_report(name, test, text, folds, summary, **more):
@@ -310,22 +297,6 @@ def write_architecture(name, model):
 # --- Plots ----------------------------------------------------------------------------------------------------------
 
 
-def new_figure(rows=1, columns=1, size=(7, 4)):
-    """A figure that opens no window; size in inches, 120 dots each: about the width of a README's column."""
-    from matplotlib import rcParams
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rcParams["text.parse_math"] = False  # a $ in the name of a file or class is a $
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
-
-
-def save(figure, filename):
-    commit(IMAGES / filename, figure.savefig)
-
-
 def name_ticks(axis, names):
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
     axis.set_ticks(np.arange(len(names)), names, **slanted)
@@ -336,8 +307,8 @@ def plot_curve(run, record, key, label):
     figure, axes = new_figure()
     history, best = record["history"], record["best_epoch"]
     epochs = np.arange(1, len(history[key]) + 1)
-    settings = record["settings"]
-    augmented = settings.get("augment", True) and any(settings.get("ranges", {"flip": True}).values())
+    settings = completed(record["settings"])
+    augmented = settings.get("augment", True) and any(settings.get("ranges", {}).values())
     marker = "o" if len(epochs) < 20 else None
     axes.plot(
         epochs,

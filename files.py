@@ -3,6 +3,7 @@ harms what is there. Loads no Keras.
 """
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
@@ -50,19 +51,21 @@ def sha256(*arrays):
 
 
 def file_sha256(path):
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-MOST_BYTES = 2**31  # that a file may unpack to: twelve times CIFAR-10
+MOST_BYTES = 2**31  # that a compressed file may unpack to: twelve times CIFAR-10
 
 
 @contextlib.contextmanager
 def open_zip(path):
-    """A .npz or .keras as a zipfile. Raises ValueError where it claims to unpack to more than MOST_BYTES."""
+    """A .npz or .keras as a zipfile. Raises ValueError where it claims to unpack to more than it and MOST_BYTES are."""
     with zipfile.ZipFile(path) as file:
         claimed = sum(member.file_size for member in file.infolist())
-        if claimed > MOST_BYTES:
-            raise ValueError(f"it unpacks to {claimed:,} bytes, and {MOST_BYTES:,} are the most that is read")
+        most = max(MOST_BYTES, os.path.getsize(path))
+        if claimed > most:
+            raise ValueError(f"it unpacks to {claimed:,} bytes, and {most:,} are the most that is read")
         yield file
 
 
@@ -109,8 +112,6 @@ def commit(path, write):
     The neighbour is locked while its writer lives; one that is not is what a kill left, and is removed by the next
     writer of the same file. Raises RunFailed where writing is not possible.
     """
-    import fcntl
-
     path = Path(path)
     # Ends like the file: Keras saves by the ending.
     neighbour = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
@@ -165,8 +166,6 @@ def commit_arrays(path, **arrays):
 @contextlib.contextmanager
 def file_lock(path, busy=None):
     """Hold a lock that dies with its owner. Where another process holds it, call `busy(its id)`, then wait."""
-    import fcntl
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

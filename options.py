@@ -295,16 +295,18 @@ def parse(description, names, argv=None):
     parser = Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", **OPTIONS[name][1])
+    # What a script without the option has.
+    parser.set_defaults(arch=None, noaug=False, target="augmented", encoder="frozen", fold=None, if_missing=False)
     args = parser.parse_args(argv)
-    if getattr(args, "noaug", False) and args.target == "original":
+    chosen = args.noaug or args.target == "original"
+    if args.noaug and args.target == "original":
         raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
-    if getattr(args, "encoder", "frozen") not in PRETRAINED and (args.noaug or args.target == "original"):
+    if args.encoder not in PRETRAINED and chosen:
         raise InputError(
             f"--encoder {args.encoder} takes no autoencoder, so --noaug and --target have none to choose; "
             "leave them out"
         )
-    autoencoder = RECIPES.get(f"autoencoder_{getattr(args, 'arch', None)}")
-    chosen = getattr(args, "noaug", False) or getattr(args, "target", "augmented") == "original"
+    autoencoder = RECIPES.get(f"autoencoder_{args.arch}")
     if autoencoder and autoencoder.ranges == Ranges() and chosen:
         raise InputError(
             f"the autoencoder of --arch {args.arch} is not augmented, so --noaug and --target have nothing to choose; "
@@ -339,6 +341,12 @@ def run_name(model, prefix="", noaug=False, target="augmented", name=None, encod
     return "_".join(part for part in parts if part)
 
 
+def name_and_fold(stem):
+    """'cnn_fold2' -> ('cnn', 2), 'autoencoder' -> ('autoencoder', None): what a file's stem says."""
+    name, fold = re.fullmatch(r"(.*?)(?:_fold([1-9]\d*))?", stem, re.DOTALL).groups()
+    return name, fold and int(fold)
+
+
 def autoencoder_name(args, prefix, name):
     """The run of the autoencoder that `args` choose, of itself or for a classifier."""
     return run_name(model_name("autoencoder", args.arch), prefix, args.noaug, args.target, name)
@@ -348,7 +356,7 @@ def make_command(target, args):
     """The make command for `target` with the knobs of `args` that choose a run, for messages that tell what to type."""
     given = {"DATA": args.data, "NOAUG": "1" if args.noaug else None, "NAME": args.name}
     given["TARGET"] = args.target if args.target == "original" else None
-    given["ARCH"] = getattr(args, "arch", None)
+    given["ARCH"] = args.arch
     if target.endswith("cls"):
         given["ENCODER"] = args.encoder if args.encoder != "frozen" else None
     return " ".join([f"make {target}", *(f"{knob}={shlex.quote(value)}" for knob, value in given.items() if value)])
@@ -359,7 +367,7 @@ HEARD = []  # what a signal raised
 
 @contextlib.contextmanager
 def terminate_politely():
-    """While inside, SIGTERM raises Terminated, so that whatever is being written is left whole."""
+    """While inside, SIGTERM raises Terminated and Ctrl-C KeyboardInterrupt, and HEARD keeps it."""
 
     def handler(signum, frame):
         HEARD.append(Terminated() if signum == signal.SIGTERM else KeyboardInterrupt())
@@ -401,7 +409,8 @@ def run(main):
         status = 1
     except (KeyboardInterrupt, Terminated) as signal_:
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
-        print(f"\n{script}: {word}; the same command, without FORCE=1, goes on", file=sys.stderr)
+        more = "; the same command, without FORCE=1, goes on" if script.startswith("train_") else ""
+        print(f"\n{script}: {word}{more}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -240,7 +240,7 @@ class Recipe:
     balanced: bool = True  # batches with as many of each class
     class_weights: bool = False  # a class counts the more in the loss, the fewer images it has
     reduced: tuple = ("2", "4", "9")  # classes of which images are left out
-    keep: int | list | None = None  # images kept of each of them; None: half
+    keep: "int | list | None" = None  # images kept of each of them; None: half
     split: str = "shuffle"  # a stratified shuffle split a fold; "first" or "last": those images validate, one fold
     val: float = 0.15  # share of the images that validate
     seed: int = 0  # of every draw
@@ -248,11 +248,13 @@ class Recipe:
     loss: str = "categorical_crossentropy"
     optimizer: str = "adam"
     learning_rate: float = 1e-3
-    schedule: str | float | None = "plateau"  # x 0.3 after 10 epochs without a better val_loss; a number: x it an epoch
+    schedule: "str | float | None" = (
+        "plateau"  # x 0.3 after 10 epochs without a better val_loss; a number: x it an epoch
+    )
     batch_size: int = 128
     epochs: int = 100
     monitor: str = "val_loss"  # what early stopping watches, and by which the best epoch is kept
-    patience: int | None = 15  # epochs without a better one before training stops; None: it does not
+    patience: "int | None" = 15  # epochs without a better one before training stops; None: it does not
     frozen_until: str | None = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
     encoder_end: str | None = None  # the encoder's last layer
 

@@ -77,37 +77,6 @@ def allowed_for(name, chosen):
     return {key: value for key, value in allowed.items() if key not in others}
 
 
-RECORD = {  # the form of what is read of a record again
-    "settings": dict,
-    "data": {
-        **{"source": str, "sha256": str, "kept_sha256": str, "class_names": [str]},
-        **{"reduced": [int], "train_counts": [int], "val_counts": [int]},
-    },
-    "history": tuple(
-        {key: [(int, float)] for key in ("loss", "val_loss", score, f"val_{score}")} for score in ("accuracy", "psnr")
-    ),
-    "best_epoch": int,
-    "checkpoint_sha256": str,
-}
-
-
-def has_form(value, form):
-    """True where JSON has a form.
-
-    A form is a type, Numbers, a value, {key: form} (and maybe other keys), [form of each item], or one of (forms).
-    """
-    if isinstance(form, dict):
-        return isinstance(value, dict) and all(has_form(value.get(key), part) for key, part in form.items())
-    if isinstance(form, list):
-        return isinstance(value, list) and all(has_form(item, form[0]) for item in value)
-    if isinstance(form, tuple):
-        return any(has_form(value, one) for one in form)
-    if isinstance(form, Number):
-        number = isinstance(value, int if form.kind is int else (int, float)) and not isinstance(value, bool)
-        return number and value in form
-    return isinstance(value, form) if isinstance(form, type) else type(value) is type(form) and value == form
-
-
 def in_words(allowed):
     if isinstance(allowed, tuple):
         return " or ".join(map(in_words, allowed))
@@ -154,7 +123,7 @@ def resolve(args, name, **chosen):
     if args.data == "digits" and row.ranges != Ranges():
         row = dataclasses.replace(row, ranges=DIGITS_RANGES)
     config = dict(renamed(config))
-    if getattr(args, "if_missing", False):
+    if args.if_missing:
         config = {key: config[key] for key in SHARED if key in config}
         if isinstance(config.get("network"), dict):
             config["network"] = {key: value for key, value in config["network"].items() if key in row.network}
@@ -165,7 +134,7 @@ def resolve(args, name, **chosen):
                 f"CONFIG {path!r} is of {key} {json.dumps(config[key])}, and this run of {json.dumps(value)}: "
                 "type the target, ARCH, ENCODER, NOAUG and TARGET of that run, or take this line out of the file"
             )
-    if getattr(args, "fold", None) and config.get("split", "shuffle") != "shuffle":
+    if args.fold and config.get("split", "shuffle") != "shuffle":
         raise InputError(
             f"CONFIG {path!r} is of the {config['split']} images held out, and a fold is a shuffle split: "
             "take this line out of the file, or train an ARCH without FOLDS"
@@ -207,6 +176,39 @@ def could_be_of(record, config):
     return wanted.items() <= there.items() and network.items() <= there["network"].items()
 
 
+# --- The form of JSON that is read again ------------------------------------------------------------------------------
+
+RECORD = {  # the form of what is read of a record again
+    "settings": {"model": str},
+    "data": {
+        **{"source": str, "sha256": str, "kept_sha256": str, "class_names": [str]},
+        **{"reduced": [int], "train_counts": [int], "val_counts": [int]},
+    },
+    "history": tuple(
+        {key: [(int, float)] for key in ("loss", "val_loss", score, f"val_{score}")} for score in ("accuracy", "psnr")
+    ),
+    "best_epoch": int,
+    "checkpoint_sha256": str,
+}
+
+
+def has_form(value, form):
+    """True where JSON has a form.
+
+    A form is a type, Numbers, a value, {key: form} (and maybe other keys), [form of each item], or one of (forms).
+    """
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(has_form(value.get(key), part) for key, part in form.items())
+    if isinstance(form, list):
+        return isinstance(value, list) and all(has_form(item, form[0]) for item in value)
+    if isinstance(form, tuple):
+        return any(has_form(value, one) for one in form)
+    if isinstance(form, Number):
+        number = isinstance(value, int if form.kind is int else (int, float)) and not isinstance(value, bool)
+        return number and value in form
+    return isinstance(value, form) if isinstance(form, type) else type(value) is type(form) and value == form
+
+
 # --- How two runs differ --------------------------------------------------------------------------------------------
 
 
@@ -218,8 +220,8 @@ def settings_of(recipe):
 
 def completed(settings):
     """A record's settings by the names of today; those that came after it was written were the recipe's own."""
-    name = str(settings.get("model", "autoencoder"))  # the oldest records of autoencoders lack it
-    return {**(settings_of(RECIPES[name]) if name in RECIPES else {}), **renamed(settings)}
+    row = RECIPES.get(str(settings.get("model")))
+    return {**(settings_of(row) if row else {}), **renamed(settings)}
 
 
 def flat(key, value):

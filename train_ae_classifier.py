@@ -21,7 +21,6 @@ def main(argv=None):
     import common  # after the options, so that --help and refusals do not wait for TensorFlow
 
     fold = common.prepare_fold(args.data, recipe, args.fold)
-    until = recipe.frozen_until
     settings = {"encoder": args.encoder}
     if args.encoder in options.PRETRAINED:
         autoencoder, record = require_autoencoder(args, fold)
@@ -31,14 +30,14 @@ def main(argv=None):
     def prepare_encoder(model):
         notes = {}
         if args.encoder in options.PRETRAINED:
-            last = until if args.encoder == "frozen" else recipe.encoder_end
+            last = recipe.frozen_until if args.encoder == "frozen" else recipe.encoder_end
             notes |= {"autoencoder": autoencoder.name}
             notes |= {"taken": common.take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
         if args.encoder == "random":
-            settle_statistics(model, until, fold.x_train)
+            settle_statistics(model, recipe.frozen_until, fold.x_train)
         if args.encoder in ("frozen", "random"):
-            notes |= {"frozen": common.freeze(model, until)}
+            notes |= {"frozen": common.freeze(model, recipe.frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")
         return notes
 

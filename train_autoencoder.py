@@ -11,10 +11,8 @@ from settings import resolve
 def main(argv=None):
     names = ["arch", *options.DATA_OPTIONS, "noaug", "target", *options.TRAINING_OPTIONS, "if-missing"]
     args = options.parse(__doc__, names, argv)
-    model_name, chosen = (
-        options.model_name("autoencoder", args.arch),
-        {"target": args.target, "augment": not args.noaug},
-    )
+    model_name = options.model_name("autoencoder", args.arch)
+    chosen = {"target": args.target, "augment": not args.noaug}
     recipe = resolve(args, model_name, **chosen)
 
     import common  # after the options, so that --help and refusals do not wait for TensorFlow

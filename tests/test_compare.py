@@ -425,6 +425,8 @@ def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
     assert left_out.keys() == {"cnn_fold1", "cnn_fold6", "cnn_new_fold1"}
     assert left_out["cnn_fold1"].startswith("it was trained again since it was evaluated")
     assert all("make test-eval" in reason for reason in left_out.values())
+    of_cnn = {"cnn_fold1", "cnn_fold3", "cnn_fold6"}
+    assert run(["--runs", "cnn autoencoder_cls_noaug"])["left_out"].keys() == of_cnn
 
 
 # --- What it says ---

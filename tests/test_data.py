@@ -187,7 +187,9 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
     folds = []
     monkeypatch.setattr(common, "train", lambda name, recipe, run, fold, *_, **__: folds.append(fold))
     monkeypatch.setattr(
-        common, "find_autoencoder", lambda *_: (common.Run("autoencoder"), {"checkpoint_sha256": "", "settings": {}})
+        common,
+        "find_autoencoder",
+        lambda *_: (common.Run("autoencoder"), {"checkpoint_sha256": "", "settings": {"model": "autoencoder"}}),
     )
     importlib.import_module(script).main(["--data", "a.npz"])
     assert [len(fold.x_train) + len(fold.x_val) for fold in folds] == [340]
@@ -309,6 +311,8 @@ def test_reduction_to_more_than_there_are_is_refused(keep, count):
 
 def test_classes_by_name_and_number():
     assert common.class_numbers(["truck", "2", 4, "bird"], common.CIFAR10_CLASSES) == [9, 2, 4, 2]
+    digits = ("1", "2", "0")  # typed words are names first; a record's numbers are numbers
+    assert common.class_numbers(["1", "2", 1, 2], digits) == [0, 1, 1, 2]
     for word in ("brid", "10", "-1", "²"):
         with pytest.raises(
             InputError, match=f"a class '{word}' that the data does not have; it has 0 airplane, 1 auto"

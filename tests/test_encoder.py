@@ -35,7 +35,7 @@ def prepared(workdir, monkeypatch, npz, autoencoder):
     def found(args, fold):
         run = common.Run("autoencoder")
         monkeypatch.setattr(common.Run, "load_model", lambda self: autoencoder)
-        return run, {"checkpoint_sha256": "abc", "settings": {}}
+        return run, {"checkpoint_sha256": "abc", "settings": {"model": "autoencoder"}}
 
     def prepared(words):
         calls = []

@@ -197,8 +197,8 @@ def test_table_of_knobs_names_every_knob():
         (None, 0, ""),
         (options.InputError("the input; mend it"), 2, "the input; mend it"),
         (options.RunFailed("the run; repeat it"), 1, "the run; repeat it"),
-        (KeyboardInterrupt(), 130, "stopped; the same command"),
-        (options.Terminated(), 143, "terminated; the same command"),
+        (KeyboardInterrupt(), 130, "stopped"),
+        (options.Terminated(), 143, "terminated"),
     ],
 )
 def test_exit_status_and_message(capsys, error, status, message):
@@ -213,6 +213,34 @@ def test_exit_status_and_message(capsys, error, status, message):
     assert printed.out == ""
     assert message in printed.err
     assert len(printed.err.strip().splitlines()) == (1 if error else 0)
+
+
+@pytest.mark.parametrize("script", ["train_cnn.py", "evaluate.py"])
+def test_only_a_training_that_is_stopped_goes_on(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"a folder/{script}"])
+
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        options.run(main)
+    more = "; the same command, without FORCE=1, goes on" if script == "train_cnn.py" else ""
+    assert capsys.readouterr().err == f"\n{script}: stopped{more}\n"
+
+
+@pytest.mark.parametrize(
+    ("stem", "parts"),
+    [
+        ("cnn_fold2", ("cnn", 2)),
+        ("cnn_fold10", ("cnn", 10)),
+        ("autoencoder", ("autoencoder", None)),
+        ("cnn_fold1_fold3", ("cnn_fold1", 3)),
+        ("my_fold01", ("my_fold01", None)),  # fold 1 is not written so
+        ("cnn_fold2_old", ("cnn_fold2_old", None)),
+    ],
+)
+def test_name_and_fold_of_a_file(stem, parts):
+    assert options.name_and_fold(stem) == parts
 
 
 def test_other_errors_keep_their_traceback():

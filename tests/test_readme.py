@@ -8,9 +8,12 @@ from conftest import ROOT
 
 import bench
 import compare
-import evaluate
+import reporting
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+FLAT = " ".join(README.split())
 
 
 def published(name):
@@ -22,15 +25,17 @@ def test_the_benchmark_is_the_published_one():
 
 
 def short(figure, digits):
-    return evaluate.show(figure, digits).replace("0.", ".")
+    return reporting.show(figure, digits).replace("0.", ".")
 
 
 def row_of(name, run):
-    """A run's row in the first table, less what its document says."""
-    epochs = evaluate.show({**run["epochs"], "std": run["epochs"]["std"] or None}, 0)
-    recalls = " / ".join(short({**recall, "std": None}, 2) for recall in run["recall"].values())
-    ensemble = f"{run['ensemble']['accuracy']:.3f}".replace("0.", ".")
-    return f"| `{name}` | {len(run['folds'])} | {epochs} | {short(run['accuracy'], 3)} | {ensemble} | {recalls} |"
+    """A run's row in the first table, less what it is in words and what its document says."""
+    epochs = reporting.show({**run["epochs"], "std": run["epochs"]["std"] or None}, 0)
+    folds = published(f"{name}_report")["folds"].values()
+    accuracies = " ".join(f"{fold['accuracy']:.3f}".removeprefix("0") for fold in folds)
+    recalls = " | ".join(short(recall, 2) for recall in run["recall"].values())
+    ensemble = f"{run['ensemble']['accuracy']:.3f}".removeprefix("0")
+    return f"`{name}` | {epochs} | {accuracies} | {short(run['accuracy'], 3)} | {ensemble} | {recalls} |"
 
 
 def difference_of(row):
@@ -47,13 +52,41 @@ def test_the_first_screen_is_the_comparison():
     assert [difference_of(row) for row in found["comparisons"]] == [
         line for line in README.splitlines() if line.startswith("| `") and "` - `" in line
     ]
+    pretrained, deeper = found["comparisons"]
+    each = ", ".join(f"{100 * difference:+.1f}" for difference in pretrained["differences"])
+    assert (
+        f"scores {-100 * pretrained['mean']:.1f} points less than the same network trained from scratch: {each} "
+        in FLAT
+    )
+    test = pretrained["t_test"]
+    assert f"95 % interval {compare.between(test)}, p {compare.show_p(test['p_holm'])} after Holm's" in FLAT
+    assert pretrained["folds"] == deeper["folds"]  # or they would not add up
+    assert f"it is {-100 * (pretrained['mean'] + deeper['mean']):.1f} points lower on the same folds" in FLAT
     quality = found["runs"]["autoencoder_cls_noaug"]["autoencoder"]
     assert f"{quality['PSNR (dB)']['mean']:.1f} dB, SSIM {short({**quality['SSIM'], 'std': None}, 3)} on" in README
     reference = published("autoencoder_noaug_report")["summary"]["SSIM with the reference's data_range=2"]
     assert f"(`data_range=2`) is {short({**reference, 'std': None}, 3)}." in README
     fold = published("cnn_report")["folds"]["1"]
-    first = f"{fold['accuracy']:.3f}".replace("0.", ".")
-    assert f"ours, on fold 1, {first} after {len(fold['record']['history']['loss'])} epochs" in README
+    ours = f"ours, on fold 1, {fold['accuracy']:.3f} with epoch {fold['record']['best_epoch']}, ".replace("0.", ".")
+    assert f"{ours}having stopped after {len(fold['record']['history']['loss'])}:" in FLAT
+
+
+def test_what_the_first_screen_says_of_learning():
+    frozen, scratch, cnn = (
+        [fold for _, fold in sorted(published(f"{name}_report")["folds"].items())]
+        for name in ("autoencoder_cls_noaug", "autoencoder_cls_scratch", "cnn")
+    )
+    learnt = [np.mean([fold["record"]["history"]["accuracy"][-1] for fold in folds]) for folds in (frozen, scratch)]
+    assert "({:.0%} of them right in the last epoch, against {:.0%})".format(*learnt).replace("%", " %") in FLAT
+    for name in ("deer", "truck"):
+        assert all(one["recall"][name] < other["recall"][name] for one, other in zip(frozen, scratch, strict=True))
+
+    def jumps(folds):
+        return [np.median(np.abs(np.diff(fold["record"]["history"]["val_accuracy"][3:]))) for fold in folds]
+
+    low, high = (round(100 * jump) for jump in (min(jumps(scratch + cnn)), max(jumps(scratch + cnn))))
+    few, more = (round(100 * jump) for jump in (min(jumps(frozen)), max(jumps(frozen))))
+    assert f"validation accuracy moves by {low} to {high} points, with frozen layers by {few} to {more} " in FLAT
 
 
 def test_the_comparison_is_of_the_published_reports():

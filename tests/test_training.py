@@ -736,7 +736,13 @@ def write_autoencoder(folder, name, kept="k"):
     data = {"source": "", "sha256": "s", "kept_sha256": kept, "train_sha256": name, "class_names": []}
     data |= {"reduced": [], "train_counts": [], "val_counts": []}
     history = {"loss": [], "val_loss": [], "psnr": [], "val_psnr": []}
-    record = {"settings": {}, "data": data, "history": history, "best_epoch": 1, "checkpoint_sha256": digest}
+    record = {
+        "settings": {"model": "cnn"},
+        "data": data,
+        "history": history,
+        "best_epoch": 1,
+        "checkpoint_sha256": digest,
+    }
     run.path(".json").write_text(json.dumps(record))
 
 
