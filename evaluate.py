@@ -150,9 +150,9 @@ def evaluate_classifier(name, records, test, batch_size):
         reduced = test.class_names[number]
         rows[f"recall {reduced}"] = [fold["recall"][reduced] for fold in folds.values()]
     summary = {title: spread(values) for title, values in rows.items()}
+    over = f"mean ± standard deviation over {len(folds)} folds" if len(folds) > 1 else "one fold"
     text.append(
-        f"{name}: mean ± standard deviation over {len(folds)} fold{'s'[: len(folds) > 1]}, "
-        f"{len(test.images):,} test images of {test.source}\n"
+        f"{name}: {over}, {len(test.images):,} test images of {test.source}\n"
         + "\n".join(f"{title:<20} {show(value, 4)}" for title, value in summary.items())
     )
     more = {"labels": words(test.labels)}

@@ -1,6 +1,7 @@
 """Figures in the README are those of the tracked JSON."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,19 +90,20 @@ def test_what_the_first_screen_says_of_learning():
     assert f"validation accuracy moves by {low} to {high} points, with frozen layers by {few} to {more} " in FLAT
 
 
-def test_the_comparison_is_of_the_published_reports():
-    for name, run in published("comparison")["runs"].items():
-        report = published(f"{name}_report")
-        assert run["accuracy"]["mean"] == pytest.approx(report["summary"]["accuracy"]["mean"])
-        assert run["folds"] == sorted(map(int, report["folds"]))
+def test_the_comparison_is_of_the_published_reports(workdir):
+    (workdir / "imgs").mkdir()
+    for path in ROOT.glob("imgs/[!d]*_report.json"):  # those of digits are a reader's own
+        shutil.copy(path, workdir / "imgs")
+    compare.main([])
+    assert json.loads((workdir / "imgs/comparison.json").read_text())["text"] == published("comparison")["text"]
 
 
-@pytest.mark.parametrize("arch", ["leaky", "pool3"])
+@pytest.mark.parametrize("arch", ["leaky", "pool3", "wide5"])
 def test_the_other_networks_accuracies_are_those_of_their_reports(arch):
     report = published(f"cnn_{arch}_report")
     (row,) = (line for line in README.splitlines() if line.startswith(f"| `cnn ARCH={arch}` |"))
     assert row.endswith(f"| {report['summary']['accuracy']['mean']:.3f} |".replace("0.", "."))
-    assert arch != "pool3" or report["folds"]["1"]["record"]["best_epoch"] == 5
+    assert arch == "leaky" or report["folds"]["1"]["record"]["best_epoch"] == 5
 
 
 @pytest.fixture(scope="module")

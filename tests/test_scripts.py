@@ -295,7 +295,8 @@ def test_a_report_has_sklearns_layout_and_its_figures_follow_from_the_saved_prob
         )
         expected += f"Kfold Iteration:{fold}\n{text}\n"
     text = Path(f"imgs/{name}_report.txt").read_text()
-    assert text.startswith(f"{expected}{name}: mean ± standard deviation over {len(folds)} fold")
+    over = "one fold" if len(folds) == 1 else f"mean ± standard deviation over {len(folds)} folds"
+    assert text.startswith(f"{expected}{name}: {over}, ")
     assert text in inside.said["evaluate", words]
     assert found["data"]["test_images"] == len(labels) and found["data"]["prefix"] == "pictures"
     assert labels.tolist() == [int(number) for number in found["labels"].split(" ")]
