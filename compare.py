@@ -28,7 +28,7 @@ REPORT = {  # the form of what is read of a report
     "folds": dict,
 }
 SCORES = {"accuracy": float, "macro_f1": float, "calibration_error": float, "recall": dict}
-TRAINED = {
+TRAINED = {  # and of the record in it
     **{"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str},
     "settings": {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": [int]},
     "data": {"train_sha256": str},
