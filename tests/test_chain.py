@@ -83,7 +83,7 @@ def test_controls_and_their_comparison(project, npz):
 @pytest.mark.long
 @pytest.mark.parametrize("arch", recipes.ARCHS["cnn"])
 def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
-    epochs = {"elu": 16, "leaky": 6, "pool3": 10, "wide5": 6, "dropout": 2}[arch]
+    epochs = {"elu": 25, "leaky": 6, "pool3": 10, "wide5": 6, "dropout": 2}[arch]
     typed(project, "cnn", f"ARCH={arch}", f"EPOCHS={epochs}", "DATA=digits", timeout=600)
     checkpoints, images = files_of_classifier(f"digits_cnn_{arch}", [1])
     assert visible(project / "checkpoints") == checkpoints
@@ -99,7 +99,7 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
 @pytest.mark.long
 def test_the_convolutional_autoencoder_and_the_classifier_on_it_on_digits(project):
     """As one would repeat the document: the autoencoder on demand, then another classifier from an edited record."""
-    typed(project, "ae_cls", "ARCH=cae", "EPOCHS=6", "DATA=digits", "NAME=a", timeout=900)
+    typed(project, "ae_cls", "ARCH=cae", "EPOCHS=15", "DATA=digits", "NAME=a", timeout=900)
     checkpoints, images = files_of_classifier("digits_autoencoder_cls_cae_a", [1])
     autoencoder = "digits_autoencoder_cae_a"
     assert visible(project / "checkpoints") == checkpoints | {f"{autoencoder}.keras", f"{autoencoder}.json"}
