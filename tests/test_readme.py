@@ -9,6 +9,7 @@ from conftest import ROOT
 
 import bench
 import compare
+import recipes
 import reporting
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,7 +99,7 @@ def test_the_comparison_is_of_the_published_reports(workdir):
     assert json.loads((workdir / "imgs/comparison.json").read_text())["text"] == published("comparison")["text"]
 
 
-@pytest.mark.parametrize("arch", ["elu", "leaky", "pool3", "wide5"])
+@pytest.mark.parametrize("arch", recipes.ARCHS["cnn"])
 def test_the_other_networks_accuracies_are_those_of_their_reports(arch):
     report = published(f"cnn_{arch}_report")
     (row,) = (line for line in README.splitlines() if line.startswith(f"| `cnn ARCH={arch}` |"))
