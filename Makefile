@@ -85,7 +85,7 @@ demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it
 
 # --- Development ----------------------------------------------------------------------------------------------------
 
-test:  ## Run the tests: no network, about six minutes of two cores
+test:  ## Run the tests: no network, six to eight minutes of two cores
 	"$$PYTHON" -m pytest -q
 test-all:  ## Run the long ones as well
 	"$$PYTHON" -m pytest -q -m ""

@@ -42,7 +42,7 @@ class Evaluated:
 
     name: str
     folds: dict
-    ensemble: dict | None
+    ensemble: "dict | None"
     data: dict
     labels: np.ndarray
 

@@ -248,15 +248,13 @@ class Recipe:
     loss: str = "categorical_crossentropy"
     optimizer: str = "adam"
     learning_rate: float = 1e-3
-    schedule: "str | float | None" = (
-        "plateau"  # x 0.3 after 10 epochs without a better val_loss; a number: x it an epoch
-    )
+    schedule: "str | float | None" = "plateau"  # x 0.3 after 10 epochs without a better val_loss; number: x it an epoch
     batch_size: int = 128
     epochs: int = 100
     monitor: str = "val_loss"  # what early stopping watches, and by which the best epoch is kept
     patience: "int | None" = 15  # epochs without a better one before training stops; None: it does not
-    frozen_until: str | None = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
-    encoder_end: str | None = None  # the encoder's last layer
+    frozen_until: "str | None" = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
+    encoder_end: "str | None" = None  # the encoder's last layer
 
 
 WHOLE = {"balanced": False, "reduced": (), "schedule": None}  # the whole training set, as it is

@@ -197,11 +197,13 @@ def test_table_of_knobs_names_every_knob():
         (None, 0, ""),
         (options.InputError("the input; mend it"), 2, "the input; mend it"),
         (options.RunFailed("the run; repeat it"), 1, "the run; repeat it"),
-        (KeyboardInterrupt(), 130, "stopped"),
-        (options.Terminated(), 143, "terminated"),
+        (KeyboardInterrupt(), 130, "stopped; the same command"),
+        (options.Terminated(), 143, "terminated; the same command"),
     ],
 )
-def test_exit_status_and_message(capsys, error, status, message):
+def test_exit_status_and_message(monkeypatch, capsys, error, status, message):
+    monkeypatch.setattr(sys, "argv", ["train_cnn.py"])
+
     def main():
         if error:
             raise error

@@ -13,8 +13,6 @@ import recipes
 import reporting
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 FLAT = " ".join(README.split())
 
 
