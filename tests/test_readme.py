@@ -1,6 +1,7 @@
 """Figures in the README are those of the tracked JSON."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ import reporting
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FLAT = " ".join(README.split())
+MAKE = {"cnn": "cnn", "autoencoder": "ae", "autoencoder_cls": "ae_cls"}  # the target of each model
 
 
 def published(name):
@@ -97,16 +99,33 @@ def test_the_comparison_is_of_the_published_reports(workdir):
     assert json.loads((workdir / "imgs/comparison.json").read_text())["text"] == published("comparison")["text"]
 
 
-@pytest.mark.parametrize("arch", recipes.ARCHS["cnn"])
-def test_the_other_networks_accuracies_are_those_of_their_reports(arch):
-    report = published(f"cnn_{arch}_report")
-    (row,) = (line for line in README.splitlines() if line.startswith(f"| `cnn ARCH={arch}` |"))
-    assert row.endswith(f"| {report['summary']['accuracy']['mean']:.3f} |".replace("0.", "."))
+@pytest.mark.parametrize(
+    "make, model, arch", [(m, model, arch) for model, m in MAKE.items() for arch in recipes.ARCHS[model]]
+)
+def test_the_other_networks_figures_are_those_of_their_reports(make, model, arch):
+    report = published(f"{model}_{arch}_report")
     record = report["folds"]["1"]["record"]
-    assert arch not in ("pool3", "wide5") or record["best_epoch"] == 5
-    if arch not in ("leaky", "pool3", "wide5"):  # not to its document's end
+    summary, best = report["summary"], record["best_epoch"]
+    if model == "autoencoder":
+        figures = f"MSE {record['history']['val_loss'][best - 1]:.4f}; {summary['PSNR (dB)']['mean']:.1f} dB"
+    else:
+        figures = f"{summary['accuracy']['mean']:.3f}"
+    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{make} ARCH={arch}` |"))
+    figures = re.sub(r"\b0(?=[.])", "", figures)
+    assert row.endswith(f"| {figures} |")
+    assert arch not in ("pool3", "wide5") or best == 5
+    if arch in ("elu", "dropout"):  # not to its document's end
         epochs, minutes = record["settings"]["epochs"], f"{record['seconds'] / 60:.0f}"
-        assert f"`make cnn ARCH={arch} EPOCHS={epochs}`, {minutes} minutes of two" in README
+        assert f"`make cnn ARCH={arch} EPOCHS={epochs}`, {minutes} minutes of two" in FLAT
+    else:
+        assert len(record["history"]["loss"]) == recipes.RECIPES[f"{model}_{arch}"].epochs
+
+
+def test_what_is_said_of_the_convolutional_autoencoder():
+    records = [published(f"{model}_cae_report")["folds"]["1"]["record"] for model in ("autoencoder", "autoencoder_cls")]
+    assert "in {:.0f} and {:.0f} minutes; ".format(*(record["seconds"] / 60 for record in records)) in FLAT
+    validation = records[1]["history"]["val_accuracy"][records[1]["best_epoch"] - 1]
+    assert f"its classifier has {validation:.3f} in validation, ".replace("0.", ".") in FLAT
 
 
 @pytest.fixture(scope="module")
