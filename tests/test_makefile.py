@@ -339,7 +339,7 @@ def test_python_may_have_any_path_and_no_environment_is_made(project):
     project.python = project.python.rename(project.folder / "my $(python) 'n' \"3\"")
     project.make("test", "lint", "cnn")
     assert ["train_cnn.py", "--fold=1"] in project.calls()
-    assert ["-m", "pytest", "-q"] in project.calls()
+    assert ["-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"] in project.calls()
     assert ["-m", "ruff", "check", "."] in project.calls()
     project.make("demo", "KERAS_BACKEND=jax")
     assert {backend for *_, backend in project.events()[-20:]} == {"jax"}
