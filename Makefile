@@ -85,7 +85,7 @@ demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it
 
 # --- Development ----------------------------------------------------------------------------------------------------
 
-# Two files at a time: many tests start small processes, which leave half of two cores idle.
+# Two files at a time: many tests start small processes, which leave much of two cores idle.
 test:  ## Run the tests: no network, five minutes of two cores
 	"$$PYTHON" -m pytest -q -n 2 --dist loadfile
 test-all:  ## Run the long ones as well

@@ -26,17 +26,22 @@ def test_the_benchmark_is_the_published_one():
     assert bench.show_table(published("benchmark")["models"]) in README
 
 
+def bare(text):
+    """Without the zeros before points: '.676' for '0.676'."""
+    return re.sub(r"\b0(?=[.])", "", text)
+
+
 def short(figure, digits):
-    return reporting.show(figure, digits).replace("0.", ".")
+    return bare(reporting.show(figure, digits))
 
 
 def row_of(name, run):
     """A run's row in the first table, less what it is in words and what its document says."""
     epochs = reporting.show({**run["epochs"], "std": run["epochs"]["std"] or None}, 0)
     folds = published(f"{name}_report")["folds"].values()
-    accuracies = " ".join(f"{fold['accuracy']:.3f}".removeprefix("0") for fold in folds)
+    accuracies = " ".join(bare(f"{fold['accuracy']:.3f}") for fold in folds)
     recalls = " | ".join(short(recall, 2) for recall in run["recall"].values())
-    ensemble = f"{run['ensemble']['accuracy']:.3f}".removeprefix("0")
+    ensemble = bare(f"{run['ensemble']['accuracy']:.3f}")
     return f"`{name}` | {epochs} | {accuracies} | {short(run['accuracy'], 3)} | {ensemble} | {recalls} |"
 
 
@@ -69,7 +74,7 @@ def test_the_first_screen_is_the_comparison():
     reference = published("autoencoder_noaug_report")["summary"]["SSIM with the reference's data_range=2"]
     assert f"(`data_range=2`) is {short({**reference, 'std': None}, 3)}." in README
     fold = published("cnn_report")["folds"]["1"]
-    ours = f"ours, on fold 1, {fold['accuracy']:.3f} with epoch {fold['record']['best_epoch']}, ".replace("0.", ".")
+    ours = bare(f"ours, on fold 1, {fold['accuracy']:.3f} with epoch {fold['record']['best_epoch']}, ")
     assert f"{ours}having stopped after {len(fold['record']['history']['loss'])}, " in FLAT
 
 
@@ -111,8 +116,7 @@ def test_the_other_networks_figures_are_those_of_their_reports(make, model, arch
     else:
         figures = f"{summary['accuracy']['mean']:.3f}"
     (row,) = (line for line in README.splitlines() if line.startswith(f"| `{make} ARCH={arch}` |"))
-    figures = re.sub(r"\b0(?=[.])", "", figures)
-    assert row.endswith(f"| {figures} |")
+    assert row.endswith(f"| {bare(figures)} |")
     assert arch not in ("pool3", "wide5") or best == 5
     if arch in ("elu", "dropout"):  # not to its document's end
         epochs, minutes = record["settings"]["epochs"], f"{record['seconds'] / 60:.0f}"
@@ -125,7 +129,7 @@ def test_what_is_said_of_the_convolutional_autoencoder():
     records = [published(f"{model}_cae_report")["folds"]["1"]["record"] for model in ("autoencoder", "autoencoder_cls")]
     assert "in {:.0f} and {:.0f} minutes; ".format(*(record["seconds"] / 60 for record in records)) in FLAT
     validation = records[1]["history"]["val_accuracy"][records[1]["best_epoch"] - 1]
-    assert f"its classifier has {validation:.3f} in validation, ".replace("0.", ".") in FLAT
+    assert bare(f"its classifier has {validation:.3f} in validation, ") in FLAT
 
 
 @pytest.fixture(scope="module")
