@@ -3,7 +3,36 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare test test-all lint bench clean clean-runs
-include knobs.mk
+
+# --- Knobs, as in `make cnn EPOCHS=5 FOLDS="1 2"` -------------------------------------------------------------------
+
+# Only what is typed after `make` counts: the environment may hold a NAME of its own, as WSL's does.
+override TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+# Values are taken as they stand, $ and all, and travel through the environment, so that none becomes make or shell text:
+# a recipe says EPOCHS="$EPOCHS". The script knows what its knobs are and may be; one that it would ignore, it refuses.
+$(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
+
+# The knobs of the scripts are declared in their settings, as knob="NAME"; these are make's own. SHELL, which reads the
+# declarations, is none.
+override SHELL := /bin/sh
+override OWN   := FOLDS LAUNCH PYTHON KERAS_BACKEND
+override KNOWN := $(sort $(shell sed -n 's/.*knob="\([A-Z]*\)".*/\1/p' *.py) $(OWN))
+$(foreach name,$(filter-out $(KNOWN),$(TYPED)),$(error there is no knob $(name); the knobs are $(KNOWN)))
+GIVEN := $(foreach name,$(TYPED),$(if $($(name)),$(name)))
+KNOBS := $(foreach name,$(filter-out $(OWN),$(GIVEN)),$(name)="$$$(name)")
+
+GOALS  := $(or $(MAKECMDGOALS),help)
+FOLDED := cnn ae_cls mod_ae_cls cnn-fold% ae_cls-fold% mod_ae_cls-fold%
+only = $(foreach goal,$(filter-out $2,$(GOALS)),$(foreach knob,$(filter $1,$(GIVEN)),$(error make $(goal) does not take $(knob))))
+$(call only,FOLDS,$(FOLDED))
+$(call only,LAUNCH,$(FOLDED) ae)
+$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare)
+
+# Without FOLDS an ARCH is trained on its own split, which has no number.
+FOLD_LIST := $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS)),$(if $(filter ARCH,$(GIVEN)),1,1 2 3 4 5))
+fold       = $(if $(or $(filter FOLDS,$(GIVEN)),$(if $(filter ARCH,$(GIVEN)),,all)),--fold=$1)
+$(if $(filter-out $(shell seq 1000),$(FOLD_LIST)),\
+  $(error FOLDS=$(strip $(FOLDS)) is not a list of whole numbers from 1 to 1000, such as "1 2 3"))
 
 # --- Environment: .venv, or one of your own with PYTHON=/path/python ------------------------------------------------
 
@@ -40,39 +69,38 @@ export PYTHON
 # `exec`: no shell in between that would keep a SIGTERM to make from them; `env`: LAUNCH may begin with VARIABLE=value.
 LAUNCH  :=
 TRAIN    = exec env $(LAUNCH) "$$PYTHON"
-evaluate = exec "$$PYTHON" evaluate.py --model=$1 $(call options,ARCH DATA NOAUG TARGET ENCODER NAME)
+evaluate = exec "$$PYTHON" evaluate.py --model=$1 --shared $(KNOBS)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it
 	$(call evaluate,cnn)
 ae: $(ENVIRONMENT)  ## Train the autoencoder, then evaluate it
-	$(TRAIN) train_autoencoder.py $(call options,$(KNOBS))
+	$(TRAIN) train_autoencoder.py $(KNOBS)
 	$(call evaluate,autoencoder)
 ae_cls: $(FOLD_LIST:%=ae_cls-fold%)  ## The same for the classifier on the autoencoder, which is trained first where missing
 	$(call evaluate,autoencoder_cls)
 mod_ae_cls: $(FOLD_LIST:%=mod_ae_cls-fold%)  ## The same classifier with the whole encoder frozen
 	$(call evaluate,mod_autoencoder_cls)
 test-eval: $(ENVIRONMENT)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder_cls or mod_autoencoder_cls
-	exec "$$PYTHON" evaluate.py $(call options,$(KNOBS))
+	exec "$$PYTHON" evaluate.py $(KNOBS)
 compare: $(ENVIRONMENT)  ## Compare evaluated classifiers on the same data: differences with their uncertainty
-	exec "$$PYTHON" compare.py $(call options,$(KNOBS))
+	exec "$$PYTHON" compare.py $(KNOBS)
 
 # The controls that take no autoencoder train none.
-NEEDED := $(if $(filter ENCODER,$(GIVEN)),$(if $(filter scratch random,$(ENCODER)),$(ENVIRONMENT),pretrained),pretrained)
+NEEDED := $(if $(and $(filter ENCODER,$(GIVEN)),$(filter scratch random,$(ENCODER))),$(ENVIRONMENT),pretrained)
 .PHONY: $(foreach model,cnn ae_cls mod_ae_cls,$(FOLD_LIST:%=$(model)-fold%))
 $(FOLD_LIST:%=cnn-fold%): cnn-fold%: $(ENVIRONMENT)
-	$(TRAIN) train_cnn.py $(call fold,$*) $(call options,$(KNOBS))
+	$(TRAIN) train_cnn.py $(call fold,$*) $(KNOBS)
 $(FOLD_LIST:%=ae_cls-fold%): ae_cls-fold%: $(NEEDED)
-	$(TRAIN) train_ae_classifier.py $(call fold,$*) $(call options,$(KNOBS))
+	$(TRAIN) train_ae_classifier.py $(call fold,$*) $(KNOBS)
 $(FOLD_LIST:%=mod_ae_cls-fold%): mod_ae_cls-fold%: $(NEEDED)
-	$(TRAIN) train_ae_classifier.py --modified --fold=$* $(call options,$(KNOBS))
+	$(TRAIN) train_ae_classifier.py --modified --fold=$* $(KNOBS)
 
-# EPOCHS and the like belong to the classifier: a wrong value is refused now, not after the autoencoder's hours; CONFIG
-# too, from which the autoencoder takes what the two share. In `make -j ae ae_cls`, this waits for the autoencoder.
-SHARED := ARCH DATA KEEP REDUCED VAL SEED NOAUG TARGET PRECISION CONFIG NAME
+# EPOCHS and the like belong to the classifier: a wrong value is refused now, not after the autoencoder's hours. The
+# autoencoder takes what the two share. In `make -j ae ae_cls`, this waits for the autoencoder.
 pretrained: $(ENVIRONMENT) $(filter ae,$(GOALS))
 	@$(foreach goal,$(filter ae_cls% mod_ae_cls%,$(GOALS)),\
-	"$$PYTHON" train_ae_classifier.py $(if $(filter mod%,$(goal)),--modified) $(call options,$(KNOBS)) --check &&) :
-	$(TRAIN) train_autoencoder.py --if-missing $(call options,$(SHARED))
+	"$$PYTHON" train_ae_classifier.py $(if $(filter mod%,$(goal)),--modified) --check $(KNOBS) &&) :
+	$(TRAIN) train_autoencoder.py --if-missing --shared $(KNOBS)
 
 # Enough epochs of small batches for batch-norm statistics to settle, few enough for three minutes of two cores; the two
 # folds side by side, since starting up keeps one core busy only.
@@ -96,7 +124,7 @@ lint:  ## Check the code and its format
 bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: five minutes of two idle cores
 	"$$PYTHON" bench.py
 clean:  ## Delete caches and the demo's runs
-	rm -rf __pycache__ tests/__pycache__ .pytest_cache .ruff_cache
+	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
 	rm -f checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo* imgs/.digits_*_demo*
 clean-runs: clean  ## Delete all other runs in checkpoints/ as well
 	find checkpoints -type f ! -name .gitkeep -delete
@@ -105,7 +133,4 @@ help:
 	@echo 'Targets:'
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 	@echo 'Knobs, as in make ae_cls NOAUG=1 EPOCHS=20 or make -j2 cnn FOLDS="1 2":'
-	@python3 options.py
-	@echo '  LAUNCH     a prefix of every training command, such as "srun --gres=gpu:1"'
-	@echo '  PYTHON     the python of an environment of your own, instead of .venv'
-	@echo '  KERAS_BACKEND  jax, with a PYTHON that has it (default: tensorflow)'
+	@python3 util/knobs.py

@@ -3,6 +3,8 @@
 Random pictures in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows of one process.
 """
 
+from util import cli  # isort: split
+
 import itertools
 import math
 import resource
@@ -16,10 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-import options
-from files import commit_json
-from recipes import RECIPES
-from reporting import markdown_table
+import common
+from common import IMAGE_SHAPE, BalancedBatches
+from recipes import IMAGES, PLAIN, RECIPES
+from util import hardware
+from util.backend import Later, keras, ops
+from util.cli import RunFailed
+from util.files import commit_json
+from util.plots import markdown_table
+from util.settings import Part, parse
+
+training = Later("training")
 
 MODELS = ("cnn", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for how long about
@@ -31,7 +40,7 @@ FORMULA = (
 
 
 def main(argv=None):
-    options.parse(__doc__, (), argv)
+    parse(__doc__, Part, argv=argv)
     models = {}
     for name in MODELS:
         print(f"measuring {name}", flush=True)
@@ -41,41 +50,38 @@ def main(argv=None):
 
     print(f"{about['processor']}: {about['device']}; {about['precision']} ({about['precision_reason']})")
     print(show_table(models))
-    path = options.IMAGES / "benchmark.json"
+    path = IMAGES / "benchmark.json"
     commit_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
     print(f"median [quartiles] of {WINDOWS} windows, or measured once; {FORMULA}", f"{path} is written", sep="\n")
 
 
 def measure(name, began):
     """(About the machine, {figure: [lower quartile, median, upper one] over windows, or a number}) of a model."""
-    import common
-    from common import keras, ops
 
-    class AlwaysAugment(common.Augment):
+    class AlwaysAugment(training.Augment):
         def call(self, images, training=False):
             return super().call(images, training=True)
 
-    device, _ = common.set_up_device()
-    precision, reason = common.resolve_precision("auto")
-    recipe, target = RECIPES[name], "augmented" if name == "autoencoder" else None
+    device, _ = hardware.set_up_device()
+    precision, reason = hardware.resolve_precision("auto")
+    settings, target = RECIPES[name].settings, "augmented" if name == "autoencoder" else None
     images, labels, val_images, val_labels = pictures()
-    batches = common.BalancedBatches(images, labels, recipe.batch_size, balanced=recipe.balanced)
+    batches = BalancedBatches(images, labels, settings.batch_size, balanced=settings.balanced)
     inputs, answers = batches[0]
     model = new_model(name)
 
     def compiled(core, ranges, optimizer):
-        training = common.augmented(core, ranges, target)
-        common.compile_model(training, optimizer, recipe.loss)
-        return training
+        whole = training.augmented(core, ranges, target)
+        training.compile_model(whole, optimizer, settings)
+        return whole
 
-    def fast(model, precision, ranges=None):
-        optimizer = common.new_optimizer(recipe.optimizer, recipe.learning_rate)
-        return compiled(common.fast_twin(model, precision), ranges or common.Ranges(), optimizer)
+    def fast(model, precision, ranges=PLAIN):
+        return compiled(training.fast_twin(model, precision), ranges, training.new_optimizer(settings))
 
-    fit = Fit(fast(model, precision, recipe.ranges), batches)
+    fit = Fit(fast(model, precision, settings.ranges), batches)
     fit(1)
     figures = {"start to end of first step, s": fit.first - began}
-    fit.training.evaluate(val_images, val_labels, batch_size=500, verbose=0)
+    fit.model.evaluate(val_images, val_labels, batch_size=500, verbose=0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     figures["peak memory of fit, GB"] = peak / 1e9
 
@@ -83,11 +89,11 @@ def measure(name, began):
     if precision != "float32":
         steps["step in float32"] = fast(model, "float32")
     stock = new_model(name)
-    steps["step, stock Keras in float32"] = compiled(stock, common.Ranges(), keras.optimizers.get(recipe.optimizer))
-    if recipe.frozen_until:
+    steps["step, stock Keras in float32"] = compiled(stock, PLAIN, keras.optimizers.get(settings.optimizer))
+    if RECIPES[name].frozen_until:
         steps["step, nothing frozen"] = fast(new_model(name, frozen=False), precision)
-    image = keras.Input(common.IMAGE_SHAPE, dtype="uint8")
-    augment, call = (keras.Model(image, AlwaysAugment(ranges)(image)) for ranges in (recipe.ranges, common.Ranges()))
+    image = keras.Input(IMAGE_SHAPE, dtype="uint8")
+    augment, call = (keras.Model(image, AlwaysAugment(ranges)(image)) for ranges in (settings.ranges, PLAIN))
     number = itertools.count()
     matrix = ops.ones((3000, 3000), "bfloat16" if precision == "mixed_bfloat16" else "float32")
     seconds = time_in_turn(
@@ -102,9 +108,9 @@ def measure(name, began):
         }
     )
     augmentation = seconds["augmentation"] - seconds["call"]
-    rate = operations(model, recipe.batch_size) / seconds["step"] / 1e9
+    rate = operations(model, settings.batch_size) / seconds["step"] / 1e9
     limit = 2 * 3000**3 / seconds["matrix product"] / 1e9
-    images_per_second = {key: recipe.batch_size / seconds[key] for key in ("fit", *steps)}
+    images_per_second = {key: settings.batch_size / seconds[key] for key in ("fit", *steps)}
     images_per_second["prediction"] = 500 / seconds["prediction"]
     figures = (
         {f"{key}, images/s": quartiles(values) for key, values in images_per_second.items()}
@@ -120,26 +126,27 @@ def measure(name, began):
         }
         | figures
     )
-    about = {"processor": common.processor_name(), "device": device, "precision": precision, "precision_reason": reason}
-    return {**about, "versions": common.versions(), "commit": common.current_commit()}, figures
+    about = {
+        "processor": hardware.processor_name(),
+        "device": device,
+        "precision": precision,
+        "precision_reason": reason,
+    }
+    return {**about, "versions": hardware.versions(), "commit": hardware.current_commit(Path(__file__).parent)}, figures
 
 
 def pictures():
     """Random pictures, reduced and split as CIFAR-10 is: (train images, labels, validation images, labels)."""
-    import common
-
     random = np.random.default_rng(0)
-    images, labels = random.integers(0, 256, (50_000, *common.IMAGE_SHAPE), np.uint8), np.arange(50_000) % 10
+    images, labels = random.integers(0, 256, (50_000, *IMAGE_SHAPE), np.uint8), np.arange(50_000) % 10
     kept = common.reduce_classes(labels, dict.fromkeys((2, 4, 9)), 0)
     train, val = (kept[rows] for rows in common.split_fold(labels[kept], 1, 0.15, 0))
     return images[train], labels[train], images[val], labels[val]
 
 
 def new_model(name, frozen=True):
-    import common
-
     recipe = RECIPES[name]
-    model = common.finished_model(recipe, 10, name)
+    model = common.finished_model(recipe.build, recipe.settings, 10, name)
     if frozen and recipe.frozen_until:
         common.freeze(model, recipe.frozen_until)
     return model
@@ -148,10 +155,8 @@ def new_model(name, frozen=True):
 class Fit:
     """Times steps within Keras's fit, with generator and augmentation, as a training runs them."""
 
-    def __init__(self, training, batches):
-        from common import keras
-
-        self.training, self.batches, self.first = training, batches, None
+    def __init__(self, model, batches):
+        self.model, self.batches, self.first = model, training.Batches(batches), None
         self.ended = []
         self.callback = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda step, logs: self.ended.append(time.monotonic())
@@ -160,7 +165,7 @@ class Fit:
     def __call__(self, count):
         """Seconds of `count` steps, beginning with the end of one."""
         self.ended.clear()
-        self.training.fit(self.batches, steps_per_epoch=count + 1, verbose=0, shuffle=False, callbacks=[self.callback])
+        self.model.fit(self.batches, steps_per_epoch=count + 1, verbose=0, shuffle=False, callbacks=[self.callback])
         self.first = self.first or self.ended[0]
         return self.ended[-1] - self.ended[0]
 
@@ -223,7 +228,7 @@ def evaluation(name, model):
         began = time.perf_counter()
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:
-            raise options.RunFailed(f"evaluate.py failed: {done.stderr.strip()}")
+            raise RunFailed(f"evaluate.py failed: {done.stderr.strip()}")
         return time.perf_counter() - began
 
 
@@ -239,9 +244,9 @@ def show_table(models):
         return f"{middle:,.{digits}f}{spread}"
 
     keys = list(dict.fromkeys(key for figures in models.values() for key in figures))
-    rows = [["", *models]] + [[key, *(show(figures.get(key)) for figures in models.values())] for key in keys]
+    rows = [{"": key} | {name: show(figures.get(key)) for name, figures in models.items()} for key in keys]
     return markdown_table(rows)
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -4,36 +4,66 @@ Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison
 takes the largest group of runs on the same pictures, and says what it leaves out.
 """
 
+from util import cli  # isort: split
+
 import dataclasses
 import itertools
 import json
 import re
 import textwrap
+from typing import Annotated, NotRequired
 
 import numpy as np
+import pydantic
 
-import options
-from files import commit_json, commit_text, file_sha256, reading
-from options import IMAGES, InputError
-from reporting import BLUE, ORANGE, markdown_table, new_figure, save, show, spread
-from settings import RECORD, completed, differing_settings, has_form
+from common import METRICS, titled
+from recipes import CHECKPOINTS, IMAGES, PRETRAINED, RunSuffix, completed, differing_settings, name_and_fold, run_name
+from runs import Record
+from util import plots
+from util.backend import Later
+from util.cli import InputError
+from util.files import commit_json, commit_text, file_sha256, reading
+from util.plots import markdown_table, show, spread
+from util.settings import Part, form, parse, require_form, setting
 
+stats = Later("scipy.stats")
 LEVEL = 0.95
 DRAWS = 10_000  # of the bootstrap
 FOLDS_TO_TEST = 3
-REPORT = {  # the form of what is read of a report
-    "run": str,
-    "data": {"source": str, "prefix": str, "test_images": int, "test_sha256": str},
-    "labels": str,
-    "folds": dict,
-}
-SCORES = {"accuracy": float, "macro_f1": float, "calibration_error": float, "recall": dict}
-TRAINED = {  # and of the record in it
-    **{"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str},
-    "settings": {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": [int]},
-    "data": {"train_sha256": str},
-}
-AUTOENCODER = {"PSNR (dB)": {"mean": float}, "SSIM": {"mean": float}}
+COMPARED = {key: metric for key, metric in METRICS.items() if metric.title}
+
+
+def run_words(value):
+    """'cnn autoencoder_cls_noaug' -> the names of runs."""
+    if not re.fullmatch(r"\s*[\w-]+(\s+[\w-]+)*\s*", value, re.ASCII):
+        raise ValueError(f"{value!r} names no runs; they are such as cnn autoencoder_cls_noaug")
+    return value.split()
+
+
+RunNames = Annotated[list[str], pydantic.BeforeValidator(run_words)]
+
+
+class Options(Part):
+    name: RunSuffix | None = setting(None, "a suffix of the comparison's name", knob="NAME")
+    runs: RunNames | None = setting(None, "runs to compare (unset: the most that are of the same data)", knob="RUNS")
+    baseline: RunNames | None = setting(
+        None, "the run to compare with (unset: a classifier's scratch control, else cnn)", knob="BASELINE"
+    )
+
+
+# --- The form of what is read of a report -----------------------------------------------------------------------------
+
+Prefix = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9-]*$")]
+Scores = {key: NotRequired[dict[str, float] if metric.per_class else float] for key, metric in COMPARED.items()}
+Scores |= {"accuracy": float, "recall": dict[str, float]}
+Report = form(
+    run=str,
+    data=form(source=str, prefix=Prefix, test_images=int, test_sha256=str),
+    labels=str,
+    folds=dict[str, form(**Scores, predicted=str, record=Record)],
+    ensemble=NotRequired[form(**Scores) | None],
+)
+Quality = form(**{title: form(mean=float) for title in ("PSNR (dB)", "SSIM")})  # of an autoencoder's report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +126,11 @@ class Evaluated:
 
 
 def main(argv=None):
-    args = options.parse(__doc__, ["runs", "baseline", "name"], argv)
-
+    options = parse(__doc__, Options, argv=argv)
     runs, autoencoders, unusable = read_reports()
-    chosen, left_out = require_runs(runs, unusable, args.runs) if args.runs else largest_group(runs, unusable)
-    pairs = find_pairs(chosen, args.baseline)
-    if args.runs and not pairs:
+    chosen, left_out = require_runs(runs, unusable, options.runs) if options.runs else largest_group(runs, unusable)
+    pairs = find_pairs(chosen, options.baseline)
+    if options.runs and not pairs:
         pairs = find_pairs(chosen, [chosen[0].name])
     compared = compare_all(pairs)
 
@@ -114,11 +143,11 @@ def main(argv=None):
         "left_out": left_out,
     }
     text = "\n\n".join([*tables(content), *paragraphs(content)])
-    name = options.run_name("comparison", chosen[0].data["prefix"], name=args.name)
+    name = run_name("comparison", chosen[0].data["prefix"], name=options.name)
     commit_text(IMAGES / f"{name}.txt", f"{text}\n")
     commit_json(IMAGES / f"{name}.json", {**content, "text": text})
     if compared:
-        save(differences_plot(compared), f"{name}.png")
+        plots.plot_differences(IMAGES / f"{name}.png", compared)
     else:
         (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
     print(f"{text}\n\n{IMAGES / name}.txt, .json{' and .png' if compared else ''} are written")
@@ -137,10 +166,10 @@ def read_reports():
                 report = json.loads(path.read_text(encoding="utf-8"))
                 if any(fold["record"] is None for fold in report["folds"].values()):
                     unusable[name] = "it was evaluated without a record of its training"
-                elif options.name_and_fold(name)[1]:
+                elif name_and_fold(name)[1]:
                     unusable[name] = "it is of one file, evaluated with --model-path"
                 elif "PSNR (dB)" in report["summary"]:
-                    require_form(report["summary"], AUTOENCODER)
+                    require_form(report["summary"], Quality)
                     sha256 = report["folds"]["1"]["record"]["checkpoint_sha256"]
                     autoencoders[sha256] = {"name": name, **report["summary"]}
                 else:
@@ -148,8 +177,8 @@ def read_reports():
         except InputError as error:
             unusable[name] = str(error)
     reported = {f"{run.name}_fold{n}": fold["record"] for run in runs for n, fold in run.folds.items()}
-    for path in sorted(options.CHECKPOINTS.glob("*.keras")):
-        name, fold = options.name_and_fold(path.stem)
+    for path in sorted(CHECKPOINTS.glob("*.keras")):
+        name, fold = name_and_fold(path.stem)
         if not fold or name in unusable or name.startswith("."):
             continue
         if path.stem not in reported:
@@ -162,23 +191,13 @@ def read_reports():
     return runs, autoencoders, unusable
 
 
-def require_form(value, form):
-    if not has_form(value, form):
-        raise ValueError("it lacks what reports hold")
-
-
 def evaluated(report, name):
     """A classifier's report as Evaluated. Raises an error where it lacks something or does not fit together."""
-    require_form(report, REPORT)
-    if report["run"] != name or not re.fullmatch(r"[a-z0-9-]*", report["data"]["prefix"]):
+    require_form(report, Report)
+    if report["run"] != name:
         raise ValueError("it is of another name")
     labels = np.array(report["labels"].split(), int)
     folds = {int(number): fold for number, fold in report["folds"].items()}
-    for fold in folds.values():
-        require_form(fold, {**SCORES, "predicted": str, "record": RECORD})
-        require_form(fold["record"], TRAINED)
-    if report.get("ensemble"):
-        require_form(report["ensemble"], SCORES)
     run = Evaluated(name, folds, report.get("ensemble"), report["data"], labels)
     if not folds or not {*run.settings["reduced"]} <= {*range(len(run.class_names))}:
         raise ValueError("it lacks what reports hold")
@@ -205,7 +224,7 @@ def require_runs(runs, unusable, names):
     for one, other in itertools.combinations(chosen, 2):
         if differing := difference_of_data(one, other):
             raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
-    return chosen, {stem: why for stem, why in unusable.items() if options.name_and_fold(stem)[0] in names}
+    return chosen, {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] in names}
 
 
 def largest_group(runs, unusable):
@@ -291,8 +310,6 @@ def corrected_t_test(differences, share):
     `share` of the images is held out in each fold; the variance of the mean is s^2 (1 / folds + share / (1 - share)).
     Nadeau and Bengio 2003, Inference for the Generalization Error.
     """
-    from scipy import stats
-
     folds, mean = len(differences), np.mean(differences)
     error = np.sqrt(np.var(differences, ddof=1) * (1 / folds + share / (1 - share)))
     low, high = stats.t.interval(LEVEL, folds - 1, mean, error)
@@ -345,7 +362,7 @@ def compare(run, baseline, folds):
         | {key: each.record[key] for key in ("precision", "device")}
         for each in (run, baseline)
     ]
-    pretrained = [each.encoder in options.PRETRAINED for each in (run, baseline)]
+    pretrained = [each.encoder in PRETRAINED for each in (run, baseline)]
     return {
         "run": run.name,
         "baseline": baseline.name,
@@ -374,51 +391,59 @@ def figures_of(run, reduced, autoencoders):
     def over_folds(figure):
         return spread([figure(fold) for fold in run.folds.values()])
 
-    scores = {key: over_folds(lambda fold, key=key: fold[key]) for key in SCORES if key != "recall"}
+    scores = {
+        key: {name: over_folds(lambda fold, key=key, name=name: fold[key][name]) for name in reduced}
+        if metric.per_class
+        else over_folds(lambda fold, key=key: fold[key])
+        for key, metric in COMPARED.items()
+        if all(key in fold for fold in run.folds.values())  # a metric may be newer than a report
+    }
     return {
         "folds": sorted(run.folds),
         **scores,
-        "recall": {name: over_folds(lambda fold, name=name: fold["recall"][name]) for name in reduced},
         "epochs": over_folds(lambda fold: len(fold["record"]["history"]["loss"])),
         "minutes": over_folds(lambda fold: fold["record"]["seconds"] / 60),
         "parameters": run.record["parameters"],
         "trainable_parameters": run.record["trainable_parameters"],
         "autoencoder": autoencoders.get(run.settings.get("autoencoder_sha256")),
-        "ensemble": run.ensemble and {key: run.ensemble[key] for key in SCORES},
+        "ensemble": run.ensemble and {key: run.ensemble[key] for key in COMPARED if key in run.ensemble},
     }
 
 
 def tables(content):
     """The table of the runs and, where there are comparisons, that of the differences."""
-    runs, reduced = content["runs"], content["reduced"]
-    head = ["run", "folds", "accuracy", "macro F1", *(f"recall {name}" for name in reduced), "calibration error"]
-    head += ["parameters (trainable)", "epochs", "minutes a fold", "autoencoder's PSNR, SSIM"]
-    rows = [head]
-    for name, run in runs.items():
-        scores = [show(run[key], 3) for key in ("accuracy", "macro_f1")]
-        scores += [show(run["recall"][of], 3) for of in reduced] + [show(run["calibration_error"], 3)]
-        costs = [f"{run['parameters']:,} ({run['trainable_parameters']:,})", show(run["epochs"], 0)]
+    rows, differences, reduced = [], [], content["reduced"]
+    for name, run in content["runs"].items():
         quality = run["autoencoder"]
-        quality = f"{quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f}" if quality else ""
-        rows.append([name, str(len(run["folds"])), *scores, *costs, show(run["minutes"], 0), quality])
-        if together := run["ensemble"]:
-            scores = [together[key] for key in ("accuracy", "macro_f1")]
-            scores += [together["recall"][of] for of in reduced] + [together["calibration_error"]]
-            rows.append(
-                ["its ensemble", f"of {len(run['folds'])}", *(f"{score:.3f}" for score in scores), "", "", "", ""]
-            )
-    found = [markdown_table(rows)]
-    if content["comparisons"]:
-        rows = [["accuracy, in points", "folds", "difference", "95 % over folds", "p", "p (Holm)"]]
-        rows[0] += ["95 % over test images", "p over images"]
-        for row in content["comparisons"]:
-            test, images = row["t_test"], row["bootstrap"]
-            over_folds = [between(test), show_p(test["p"]), show_p(test["p_holm"])] if test else ["", "", ""]
-            difference = f"{100 * row['mean']:+.1f}"
-            pair = f"{row['run']} - {row['baseline']}"
-            rows.append([pair, str(len(row["folds"])), difference, *over_folds, between(images), show_p(images["p"])])
-        found.append(markdown_table(rows))
-    return found
+        rows.append(
+            {"run": name, "folds": str(len(run["folds"]))}
+            | {title: show(value, 3) for title, value in titled(run, reduced).items()}
+            | {
+                "parameters (trainable)": f"{run['parameters']:,} ({run['trainable_parameters']:,})",
+                "epochs": show(run["epochs"], 0),
+                "minutes a fold": show(run["minutes"], 0),
+                "autoencoder's PSNR, SSIM": quality
+                and f"{quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f}",
+            }
+        )
+        if run["ensemble"]:
+            scores = {title: f"{value:.3f}" for title, value in titled(run["ensemble"], reduced).items()}
+            rows.append({"run": "its ensemble", "folds": f"of {len(run['folds'])}", **scores})
+    for row in content["comparisons"]:
+        test, images = row["t_test"], row["bootstrap"]
+        differences.append(
+            {
+                "accuracy, in points": f"{row['run']} - {row['baseline']}",
+                "folds": str(len(row["folds"])),
+                "difference": f"{100 * row['mean']:+.1f}",
+                "95 % over folds": test and between(test),
+                "p": test and show_p(test["p"]),
+                "p (Holm)": test and show_p(test["p_holm"]),
+                "95 % over test images": between(images),
+                "p over images": show_p(images["p"]),
+            }
+        )
+    return [markdown_table(one) for one in (rows, differences) if one]
 
 
 def between(found):
@@ -476,32 +501,5 @@ def finding(row):
     return said + (f" They differ in more than the network: {row['unlike']}." if row["unlike"] else "")
 
 
-def differences_plot(compared):
-    """A figure: each comparison's difference, on every fold and on average, with both intervals."""
-    figure, axes = new_figure(size=(8, 1.6 + 0.8 * len(compared)))
-    for place, row in enumerate(compared):
-        points = 100 * np.array(row["differences"])
-        axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
-        for fold, point in zip(row["folds"], points, strict=True):
-            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(str(fold), (point, place), **above, fontsize=8, color="0.4")
-        for found, height, color, width, label in (
-            (row["t_test"], -0.2, BLUE, 3, "mean, 95 % over folds"),
-            (row["bootstrap"], 0.2, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
-        ):
-            if found:
-                ends = 100 * np.array([found["low"], found["high"]])
-                axes.plot(ends, [place + height] * 2, color=color, linewidth=width)
-                axes.plot(points.mean(), place + height, "D", color=color, markersize=5, label=label)
-    axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(compared)), [f"{row['run']}\n- {row['baseline']}" for row in compared], fontsize=9)
-    axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.set(xlabel="difference in test accuracy, percentage points: right of 0, the first named is better")
-    axes.grid(axis="x", alpha=0.3)
-    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
-    return figure
-
-
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

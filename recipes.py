@@ -1,271 +1,264 @@
-"""The networks and how each of them is trained: one builder and one row of RECIPES is all that a model takes.
+"""What there is to choose: every knob and setting, once; the networks and how each is trained; the names of runs.
 
-Loads Keras only when a network is built, so that the command line knows the names without waiting for it.
+A field of Settings is a setting of a training: it stands in the record, and a CONFIG may give it. One with a knob can
+be typed as well. A network is a builder in common.py and a row of RECIPES.
 """
 
 import dataclasses
-import importlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+import common
+from common import Ranges
+from util.backend import ops
+from util.cli import InputError
+from util.settings import Part, file_path, is_shared, knob_of, merged, read_config, setting, validated
+
+CHECKPOINTS = Path("checkpoints")
+IMAGES = Path("imgs")
+MODELS = ("cnn", "autoencoder", "autoencoder_cls", "mod_autoencoder_cls")
+
+# --- Which run --------------------------------------------------------------------------------------------------------
+
+Encoder = Literal["frozen", "tuned", "scratch", "random"]
+PRETRAINED = ("frozen", "tuned")  # those that take an autoencoder's weights
+Target = Literal["augmented", "original"]
+FilePath = Annotated[str, pydantic.AfterValidator(file_path)]
 
 
-class Layers:
-    """keras.layers, imported at its first use."""
-
-    def __getattr__(self, name):
-        return getattr(importlib.import_module("keras.layers"), name)
-
-
-layers = Layers()
-
-# --- Networks -------------------------------------------------------------------------------------------------------
-# A builder takes scaled pictures and returns the output: a chain of layers. What stands around it is in common.py.
+def run_suffix(text):
+    if any(text in archs for archs in ARCHS.values()) or re.fullmatch(
+        r"noaug|original|cls|fold\d+|frozen|tuned|scratch|random", text
+    ):
+        raise ValueError(f"{text!r} is a word that run names hold already; choose another")
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):
+        raise ValueError(f"{text!r} may hold letters, digits and '-' only, 40 at most")
+    return text
 
 
-def dense_head(x, classes):
-    x = layers.Dense(512, activation="relu", name="dense1")(x)
-    x = layers.Dropout(0.4, name="dropout")(x)
-    x = layers.Dense(64, activation="relu", name="dense2")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+RunSuffix = Annotated[str, pydantic.AfterValidator(run_suffix)]
 
 
-def build_cnn(x, classes):
-    """The reference's CNN: (batch, height, width, channels) -> (batch, classes) probabilities."""
-    for block in (1, 2):
-        x = layers.Conv2D(64, 3, padding="same", name=f"conv{block}")(x)
-        x = layers.BatchNormalization(name=f"norm{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # the reference has ReLU first: the same, on four times as much
-        x = layers.ReLU(name=f"relu{block}")(x)
-    return dense_head(layers.Flatten(name="flatten")(x), classes)
+class Choice(Part):
+    """What chooses a run, of a CNN or any other model: its name says all of it."""
+
+    arch: str | None = setting(None, "another network, trained as its document says", knob="ARCH", shared=True)
+    data: FilePath | None = setting(
+        None, "a .npz of pictures, or digits; unset: CIFAR-10, downloaded once", knob="DATA", shared=True
+    )
+    name: RunSuffix | None = setting(
+        None, "a suffix of the run's name, to keep runs side by side", knob="NAME", shared=True
+    )
 
 
-def conv_relu_norms(x, filters, depth, block, batch_norm=True, kernel_l1=0.0, kernel_l2=0.0):
-    penalty = {"class_name": "L1L2", "config": {"l1": kernel_l1, "l2": kernel_l2}} if kernel_l1 or kernel_l2 else None
-    kind = {"padding": "same", "activation": "relu", "kernel_regularizer": penalty}
-    for layer in range(1, depth + 1):
-        x = layers.Conv2D(filters, 3, **kind, name=f"{block}_conv{layer}")(x)
-        if batch_norm:
-            x = layers.BatchNormalization(name=f"{block}_norm{layer}")(x)
-    return x
+class AutoencoderChoice(Choice):
+    """What chooses an autoencoder, of itself or for a classifier on it."""
+
+    noaug: bool = setting(
+        False, "the autoencoder is (for a classifier: was) trained without augmentation", knob="NOAUG", shared=True
+    )
+    target: Target = setting(
+        "augmented",
+        "what the autoencoder reconstructs: the picture it sees, or the original",
+        knob="TARGET",
+        shared=True,
+    )
 
 
-def build_encoder(x):
-    """VGG-like encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, 256). ReLU comes before the normalisation."""
-    for block, filters in (("block1", 64), ("block2", 128)):
-        x = conv_relu_norms(x, filters, 2, block)
-        x = layers.MaxPooling2D(name=f"{block}_pool")(x)
-        x = layers.Dropout(0.3, name=f"{block}_dropout")(x)
-    return conv_relu_norms(x, 256, 3, "block3")
+class ClassifierChoice(AutoencoderChoice):
+    encoder: Encoder = setting(
+        "frozen",
+        "a classifier's encoder: frozen (pretrained, then frozen), tuned (pretrained, trained on); controls: scratch "
+        "(all of it trained from nothing), random (as frozen, but never trained)",
+        knob="ENCODER",
+        shared=True,
+    )
 
 
-ENCODER_END = "block3_norm3"  # its last layer
+class Training(Part):
+    """What every script that trains may be told besides."""
+
+    config: FilePath | None = setting(
+        None, "a record, or settings like a record's, to train with", knob="CONFIG", shared=True
+    )
+    force: bool = setting(False, "train again, and replace what is there when that is finished", knob="FORCE")
 
 
-def build_autoencoder(x, classes=None):
-    """Encoder and decoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
-    x = conv_relu_norms(build_encoder(x), 256, 3, "block4")
-    for block, filters in (("block5", 128), ("block6", 64)):
-        x = conv_relu_norms(x, filters, 2, block)
-        x = layers.UpSampling2D(name=f"{block}_upsample")(x)
-    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
+def fold_setting():
+    return setting(None, "fold to train (unset: 1, or the one split of the ARCH)", ge=1, le=1000)
 
 
-def build_ae_classifier(x, classes):
-    """The CNN on the encoder's code."""
-    return build_cnn(build_encoder(x), classes)
+# --- Settings of a training -------------------------------------------------------------------------------------------
+
+# Of the run that is done, a share from 0 to 1 -> the factor of the learning rate; `warmup` comes before.
+SCHEDULES = {"linear": lambda share: 1 - share, "cosine": lambda share: (1 + ops.cos(math.pi * share)) / 2}
 
 
-def build_modified_ae_classifier(x, classes):
-    """Dense layers on the encoder's code."""
-    return dense_head(layers.Flatten(name="flatten")(build_encoder(x)), classes)
+def class_list(value, info):
+    """'bird,deer,truck' or '2,4,9' -> a list of words, 'none' -> []; a list stays. The data decides which there are."""
+    if info.mode == "json" or not isinstance(value, str):
+        return value
+    words = [word.strip() for word in value.split(",")]
+    if words == ["none"]:
+        return []
+    if not all(words):
+        raise ValueError(f"{value!r} is not a list such as bird,deer,truck or 2,4,9, or none")
+    return words
 
 
-def build_elu(x, classes):
-    """Six convolutions with ELU: (batch, height, width, channels) -> (batch, classes) probabilities."""
-    for block, (filters, rate) in enumerate(((32, 0.2), (64, 0.2), (128, 0.3)), 1):
-        for layer in (1, 2):
-            x = layers.Conv2D(filters, 3, padding="same", name=f"block{block}_conv{layer}")(x)
-            x = layers.BatchNormalization(name=f"block{block}_norm{layer}")(x)
-            x = layers.ELU(name=f"block{block}_elu{layer}")(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        x = layers.Dropout(rate, name=f"block{block}_dropout")(x)
-    x = layers.Dense(64, name="dense1")(layers.Flatten(name="flatten")(x))
-    x = layers.ELU(name="elu")(layers.BatchNormalization(name="norm")(x))
-    x = layers.Dropout(0.3, name="dropout")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+class OptimizerConfig(Part):
+    """A Keras optimizer's configuration, as keras.optimizers.serialize gives it, but for the learning rate."""
+
+    class_name: str
+    config: dict[str, bool | int | float | str | list[str] | None] = Field({})
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def without_where_keras_finds_it(cls, value):
+        drop = ("module", "registered_name")
+        return {key: one for key, one in value.items() if key not in drop} if isinstance(value, dict) else value
 
 
-def build_leaky(x, classes):
-    """Four convolutions with leaky ReLU, one also before the softmax: -> (batch, classes) probabilities."""
-    for block, widths in enumerate(((16, 32), (32, 64)), 1):
-        for layer, filters in enumerate(widths, 1):
-            first = "relu" if (block, layer) == (1, 1) else None  # the document's; its leaky ReLU then does nothing
-            x = layers.Conv2D(filters, 3, padding="same", activation=first, name=f"block{block}_conv{layer}")(x)
-            x = layers.LeakyReLU(0.1, name=f"block{block}_leaky{layer}")(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        x = layers.Dropout(0.25, name=f"block{block}_dropout")(x)
-    x = layers.Dense(256, name="dense1")(layers.Flatten(name="flatten")(x))
-    x = layers.Dropout(0.5, name="dropout")(layers.LeakyReLU(0.1, name="leaky1")(x))
-    x = layers.LeakyReLU(0.1, name="leaky2")(layers.Dense(classes, name="dense2")(x))
-    return layers.Softmax(name="probabilities")(x)
+class Settings(Part):
+    """What a training follows from, besides the code: a recipe's values, or those of CONFIG and the command line."""
+
+    model: str = ""  # the row of RECIPES
+    network: Part = setting(Part(), "a dictionary of the network's own settings, where it has any", shared=True)
+    scale: float = setting(1 / 255, "the network sees pixels, 0 to 255, times this", gt=0, shared=True)
+    offset: float = setting(0.0, "plus this", shared=True)
+    ranges: Ranges = setting(
+        Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True), "a dictionary of how far augmentation goes"
+    )
+    balanced: bool = setting(True, "batches with as many of each class")
+    class_weights: bool = setting(False, "a class's losses times images / (classes x its images)")
+    reduced: Annotated[list[Annotated[int, Field(ge=0)] | str], pydantic.BeforeValidator(class_list)] = setting(
+        ["2", "4", "9"],
+        "classes of which images are left out, by name or number, or none (of a CNN with ARCH, unless KEEP is given)",
+        knob="REDUCED",
+        shared=True,
+    )
+    keep: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=2)]] | None = setting(
+        None, "images kept of each reduced class (unset: half of them)", knob="KEEP", shared=True
+    )
+    split: Literal["shuffle", "first", "last"] = setting(
+        "shuffle", "shuffle: stratified, another one each fold; or the first or last images validate", shared=True
+    )
+    val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1, shared=True)
+    seed: int = setting(0, "seed of every draw", knob="SEED", ge=0, le=2**32 - 1, shared=True)
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = setting(
+        "auto",
+        "float32 or mixed_bfloat16; auto: the latter where the hardware is fast at it",
+        knob="PRECISION",
+        shared=True,
+    )
+    loss: Literal["categorical_crossentropy"] = "categorical_crossentropy"
+    optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
+        "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
+    )
+    learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
+    schedule: Literal[("plateau", *SCHEDULES)] | Annotated[float, Field(gt=0, le=1)] | None = setting(
+        "plateau",
+        "of the learning rate: plateau (x 0.3 after 10 epochs without a better val_loss), linear or cosine (to 0 over "
+        "the run's length), a number (x it each epoch), or null",
+    )
+    warmup: float = setting(0.0, "share of the run in which a linear or cosine schedule first rises", ge=0, lt=1)
+    batch_size: int = setting(128, "images a batch", knob="BATCH", option="batch-size", ge=1, le=2**16)
+    epochs: int = setting(100, "epochs at most", knob="EPOCHS", ge=1, le=10**6)
+    monitor: Literal["val_loss", "val_accuracy"] = setting(
+        "val_loss", "by what the best epoch is chosen and training stopped: val_loss, val_accuracy, val_psnr"
+    )
+    patience: Annotated[int, Field(ge=1, le=10**6)] | None = setting(
+        15, "epochs without a better validation before training stops", knob="PATIENCE"
+    )
+    # Of the pictures, the indices of those kept and of those trained on: what follows from the data.
+    sha256: str | None = None
+    kept_sha256: str | None = None
+    train_sha256: str | None = None
 
 
-def build_pool3(x, classes):
-    """Three times convolution and pooling, the first of three networks against overfitting: -> probabilities."""
-    for block, filters in enumerate((32, 64, 64), 1):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)
-    x = layers.Dense(1024, activation="relu", name="dense1")(layers.Flatten(name="flatten")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+class AutoencoderSettings(Settings):
+    class_weights: Literal[False] = False
+    loss: Literal["mean_squared_error", "mean_absolute_error", "binary_crossentropy"] = setting(
+        "mean_squared_error", "of an autoencoder; or mean_absolute_error, binary_crossentropy"
+    )
+    monitor: Literal["val_loss", "val_psnr"] = "val_loss"
+    target: Target = "augmented"
+    augment: bool = True
 
 
-def build_wide5(x, classes):
-    """Convolutions of 5 x 5, the second of three networks against overfitting: -> (batch, classes) probabilities."""
-    for layer, filters in enumerate((32, 64, 64), 1):
-        x = layers.Conv2D(filters, 5, padding="same", activation="relu", name=f"conv{layer}")(x)
-        if layer > 1:
-            x = layers.MaxPooling2D(name=f"pool{layer}")(x)
-    x = layers.Dense(1024, activation="relu", name="dense1")(layers.Flatten(name="flatten")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+class ClassifierSettings(Settings):
+    """Of a classifier on an encoder."""
+
+    encoder: Encoder = "frozen"
+    autoencoder_sha256: str | None = None
 
 
-def build_dropout(x, classes):
-    """Wide, with dropout, the last of three networks against overfitting: -> (batch, classes) probabilities."""
-    for block, (filters, depth) in enumerate(((128, 2), (256, 2), (512, 1)), 1):
-        for layer in range(1, depth + 1):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"block{block}_conv{layer}")(x)
-        if block == 1:
-            x = layers.BatchNormalization(name="norm")(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        x = layers.Dropout(0.3, name=f"block{block}_dropout")(x)
-    x = layers.Dense(512, activation="relu", name="dense1")(layers.Flatten(name="flatten")(x))
-    x = layers.Dropout(0.3, name="dropout")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+class CaeEncoder(Part):
+    """Settings of an encoder, and so of its autoencoder and its classifier."""
+
+    blocks: int = setting(3, "blocks of convolutions", ge=1, le=5)
+    layers_per_block: int = setting(2, "convolutions a block", ge=1, le=16)
+    first_width: int = setting(32, "filters of the first block; each further one has twice as many", ge=1, le=1024)
+    batch_norm: bool = setting(True, "batch normalisation after each convolution")
+    dropout: float = setting(0.2, "dropout after each block", ge=0, lt=1)
+    input_noise: float = setting(0.0, "standard deviation of Gaussian noise on the pictures", ge=0, le=1)
+    hidden_noise: float = setting(0.0, "and after each block", ge=0, le=1)
 
 
-# Of an encoder and its decoder or classifier; the row of a recipe gives them, and CONFIG may give others.
-CAE_ENCODER = {
-    "blocks": 3,
-    "layers_per_block": 2,
-    "first_width": 32,  # filters of the first block; each further one has twice as many
-    "batch_norm": True,
-    "dropout": 0.2,  # after each block
-    "input_noise": 0.0,  # standard deviations of Gaussian noise
-    "hidden_noise": 0.0,  # after each block
-}
-CAE_PENALTIES = {"kernel_l1": 0.0, "kernel_l2": 0.0, "activity_l1": 0.0, "activity_l2": 0.0}  # activity: of the code
-CAE_HEAD = {"pooling": "flatten", "dense": True, "head_batch_norm": True, "head_dropout": 0.0}
+class CaeAutoencoder(CaeEncoder):
+    kernel_l1: float = setting(0.0, "penalty on the kernels of hidden convolutions", ge=0)
+    kernel_l2: float = setting(0.0, "penalty on their squares", ge=0)
+    activity_l1: float = setting(0.0, "penalty on the code", ge=0)
+    activity_l2: float = setting(0.0, "penalty on its squares", ge=0)
 
 
-def build_cae_encoder(
-    x, blocks, layers_per_block, first_width, batch_norm, dropout, input_noise, hidden_noise, activity=(0, 0), **kernel
-):
-    """Convolutional encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, first_width * 2 ** (blocks - 1)).
-
-    Of one block (batch, 16, 16, first_width): only the first two are pooled.
-    """
-    if input_noise:
-        x = layers.GaussianNoise(input_noise, name="input_noise")(x)
-    for block in range(1, blocks + 1):
-        width = first_width * 2 ** (block - 1)
-        x = conv_relu_norms(x, width, layers_per_block, f"block{block}", batch_norm, **kernel)
-        if block <= 2:
-            x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        if hidden_noise:
-            x = layers.GaussianNoise(hidden_noise, name=f"block{block}_noise")(x)
-        if dropout:
-            x = layers.Dropout(dropout, name=f"block{block}_dropout")(x)
-    return layers.ActivityRegularization(*activity, name=CODE)(x)
+class CaeClassifier(CaeEncoder):
+    pooling: Literal["flatten", "max", "average"] = setting("flatten", "flatten, max or average")
+    dense: bool = setting(True, "two dense layers before the last")
+    head_batch_norm: bool = setting(True, "batch normalisation in the classifier")
+    head_dropout: float = setting(0.0, "dropout after its dense layers", ge=0, lt=1)
 
 
-CODE = "code"  # the encoder's last layer, which leaves its input as it is
-
-
-def build_cae(x, classes=None, *, activity_l1, activity_l2, kernel_l1, kernel_l2, **encoder):
-    """Convolutional autoencoder, its decoder the encoder's mirror image: (batch, 32, 32, 3) -> the same, in [0, 1]."""
-    kernel = {"kernel_l1": kernel_l1, "kernel_l2": kernel_l2}
-    x = build_cae_encoder(x, **encoder, activity=(activity_l1, activity_l2), **kernel)
-    for block in reversed(range(1, encoder["blocks"] + 1)):
-        width = encoder["first_width"] * 2 ** (block - 1)
-        x = conv_relu_norms(x, width, encoder["layers_per_block"], f"decoder{block}", encoder["batch_norm"], **kernel)
-        if block <= 2:
-            x = layers.UpSampling2D(name=f"decoder{block}_upsample")(x)
-    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
-
-
-def build_cae_classifier(x, classes, *, pooling, dense, head_batch_norm, head_dropout, **encoder):
-    """A convolution and dense layers on the convolutional encoder's code: -> (batch, classes) probabilities."""
-
-    def normalised(x, number):
-        return layers.BatchNormalization(name=f"norm{number}")(x) if head_batch_norm else x
-
-    x = layers.Conv2D(128, 3, padding="same", name="conv")(build_cae_encoder(x, **encoder))
-    x = layers.MaxPooling2D(name="pool")(normalised(x, 1))
-    kinds = {"flatten": "Flatten", "max": "GlobalMaxPooling2D", "average": "GlobalAveragePooling2D"}
-    x = getattr(layers, kinds[pooling])(name=pooling)(x)
-    for number, units in enumerate((128, 64) if dense else (), 1):
-        x = layers.Dense(units, activation="relu", name=f"dense{number}")(x)
-        x = normalised(x, number + 1)
-        if head_dropout:
-            x = layers.Dropout(head_dropout, name=f"dropout{number}")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
-
-
-# --- Recipes --------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranges:
-    """How far augmentation goes: degrees, shares of height and width, shear degrees, zoom 1 +- zoom per axis, flips."""
-
-    rotation: float = 0.0
-    shift: float = 0.0
-    shear: float = 0.0
-    zoom: float = 0.0
-    flip: bool = False
-
-
-REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
-# A mirrored or half turned digit is another, or none.
-DIGITS_RANGES = Ranges(rotation=10, shift=0.1, shear=0.2, zoom=0.1)
+# --- Recipes ----------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A network, its data and its training: the settings of a run, where CONFIG and the command line say no other."""
+    """A network and how it is trained, where CONFIG and the command line say no other."""
 
-    build: callable
-    network: dict = dataclasses.field(default_factory=dict)  # what `build` is given besides
-    scale: float = 1 / 255  # pictures, 0 to 255, times this,
-    offset: float = 0.0  # plus this
-    ranges: Ranges = REFERENCE_RANGES  # of augmentation
-    balanced: bool = True  # batches with as many of each class
-    class_weights: bool = False  # a class counts the more in the loss, the fewer images it has
-    reduced: tuple = ("2", "4", "9")  # classes of which images are left out
-    keep: "int | list | None" = None  # images kept of each of them; None: half
-    split: str = "shuffle"  # a stratified shuffle split a fold; "first" or "last": those images validate, one fold
-    val: float = 0.15  # share of the images that validate
-    seed: int = 0  # of every draw
-    precision: str = "auto"
-    loss: str = "categorical_crossentropy"
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: "str | float | None" = "plateau"  # x 0.3 after 10 epochs without a better val_loss; number: x it an epoch
-    batch_size: int = 128
-    epochs: int = 100
-    monitor: str = "val_loss"  # what early stopping watches, and by which the best epoch is kept
-    patience: "int | None" = 15  # epochs without a better one before training stops; None: it does not
-    frozen_until: "str | None" = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
-    encoder_end: "str | None" = None  # the encoder's last layer
+    build: Callable
+    settings: Settings
+    frozen_until: str | None = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
+    encoder_end: str | None = None  # the encoder's last layer
 
 
-WHOLE = {"balanced": False, "reduced": (), "schedule": None}  # the whole training set, as it is
-OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": Ranges(), "split": "last", "val": 0.2, "epochs": 20, "patience": None}
+def row(build, kind=Settings, frozen_until=None, encoder_end=None, network=None, **values):
+    """A Recipe of `kind` with these settings; `network` is a Part, the defaults of what `build` takes besides."""
+    if network:
+        kind = pydantic.create_model(
+            kind.__name__, __base__=kind, network=(type(network), setting(network, "", shared=True))
+        )
+    return Recipe(build, kind(**values), frozen_until, encoder_end)
+
+
+PLAIN = Ranges()  # no augmentation
+WHOLE = {"balanced": False, "reduced": [], "schedule": None}  # the whole training set, as it is
+OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": PLAIN, "split": "last", "val": 0.2, "epochs": 20, "patience": None}
 CAE = {"balanced": False, "schedule": None, "val": 0.22, "seed": 42, "batch_size": 64, "patience": None}
 
-# A model, or a model and an ARCH of it, with the values that differ from Recipe's; the sources are in the README.
+# A model, or a model and an ARCH of it, with the values that differ from Settings'; sources in docs/networks.md.
 RECIPES = {
-    "cnn": Recipe(build_cnn),
-    "cnn_elu": Recipe(
-        build_elu,
+    "cnn": row(common.build_cnn),
+    "cnn_elu": row(
+        common.build_elu,
         **WHOLE,
         ranges=Ranges(rotation=17, shift=0.08, flip=True),
         split="first",
@@ -277,38 +270,45 @@ RECIPES = {
         monitor="val_accuracy",
         patience=35,
     ),
-    "cnn_leaky": Recipe(
-        build_leaky,
+    "cnn_leaky": row(
+        common.build_leaky,
         **{**WHOLE, "schedule": 0.9},
         offset=-0.5,
-        ranges=Ranges(),
+        ranges=PLAIN,
         optimizer="adamax",
         learning_rate=5e-3,
         batch_size=32,
         epochs=10,
         patience=None,
     ),
-    "cnn_pool3": Recipe(build_pool3, **OVERFITTING),
-    "cnn_wide5": Recipe(build_wide5, **OVERFITTING),
-    "cnn_dropout": Recipe(build_dropout, **{**OVERFITTING, "epochs": 30}),
-    "autoencoder": Recipe(
-        build_autoencoder, loss="mean_squared_error", optimizer="rmsprop", balanced=False, schedule=None
+    "cnn_pool3": row(common.build_pool3, **OVERFITTING),
+    "cnn_wide5": row(common.build_wide5, **OVERFITTING),
+    "cnn_dropout": row(common.build_dropout, **{**OVERFITTING, "epochs": 30}),
+    "autoencoder": row(
+        common.build_autoencoder, AutoencoderSettings, optimizer="rmsprop", balanced=False, schedule=None
     ),
-    "autoencoder_cae": Recipe(
-        build_cae, {**CAE_ENCODER, **CAE_PENALTIES}, **CAE, loss="mean_squared_error", ranges=Ranges(), epochs=50
+    "autoencoder_cae": row(
+        common.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, ranges=PLAIN, epochs=50
     ),
-    "autoencoder_cls": Recipe(build_ae_classifier, frozen_until="block2_norm2", encoder_end=ENCODER_END),
-    "autoencoder_cls_cae": Recipe(
-        build_cae_classifier,
-        {**CAE_ENCODER, **CAE_HEAD},
+    "autoencoder_cls": row(
+        common.build_ae_classifier, ClassifierSettings, frozen_until="block2_norm2", encoder_end=common.ENCODER_END
+    ),
+    "autoencoder_cls_cae": row(
+        common.build_cae_classifier,
+        ClassifierSettings,
+        frozen_until=common.CODE,
+        encoder_end=common.CODE,
+        network=CaeClassifier(),
         **CAE,
         ranges=Ranges(rotation=40, shift=0.1, zoom=0.1, flip=True),
-        frozen_until=CODE,
-        encoder_end=CODE,
     ),
-    "mod_autoencoder_cls": Recipe(build_modified_ae_classifier, frozen_until=ENCODER_END, encoder_end=ENCODER_END),
+    "mod_autoencoder_cls": row(
+        common.build_modified_ae_classifier,
+        ClassifierSettings,
+        frozen_until=common.ENCODER_END,
+        encoder_end=common.ENCODER_END,
+    ),
 }
-MODELS = ("cnn", "autoencoder", "autoencoder_cls", "mod_autoencoder_cls")
 
 
 def model_of(name):
@@ -319,3 +319,186 @@ def model_of(name):
 ARCHS = {
     model: [name.removeprefix(f"{model}_") for name in RECIPES if model_of(name) == model != name] for model in MODELS
 }
+
+
+def row_name(model, arch=None):
+    """The row of RECIPES for a model and an ARCH of it. Raises InputError where there is none."""
+    if arch is not None and arch not in ARCHS[model]:
+        there = f"its networks are {', '.join(ARCHS[model])}" if ARCHS[model] else "leave it out"
+        raise InputError(f"ARCH={arch[:80]} is no network of {model}; {there}")
+    return f"{model}_{arch}" if arch else model
+
+
+def require_choice(choice):
+    """Raise InputError where a run is chosen by what does not go together."""
+    noaug, target = getattr(choice, "noaug", False), getattr(choice, "target", "augmented")
+    encoder = getattr(choice, "encoder", "frozen")
+    chosen = noaug or target != "augmented"
+    if noaug and target != "augmented":
+        raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
+    if encoder not in PRETRAINED and chosen:
+        raise InputError(
+            f"--encoder {encoder} takes no autoencoder, so --noaug and --target have none to choose; leave them out"
+        )
+    autoencoder = RECIPES.get(f"autoencoder_{choice.arch}")
+    if autoencoder and autoencoder.settings.ranges == PLAIN and chosen:
+        raise InputError(
+            f"the autoencoder of --arch {choice.arch} is not augmented, so --noaug and --target have nothing to "
+            "choose; leave them out"
+        )
+
+
+def resolve(name, choice, typed, on_demand=False, **chosen):
+    """The row `name` of RECIPES with what CONFIG and, before that, the command line (`typed`) set in its place.
+
+    `chosen` are settings that the run's name tells: a CONFIG that has them must say the same. `on_demand`: the CONFIG
+    is of a classifier that lacks this autoencoder, so it counts as far as the two share it. Raises InputError.
+    """
+    require_choice(choice)
+    recipe, path = RECIPES[name], choice.config
+    base = recipe.settings.model_copy(update={"model": name, **chosen})
+    ranges = common.source_of(choice.data).ranges
+    if ranges and base.ranges != PLAIN:
+        base = base.model_copy(update={"ranges": ranges})
+    config = renamed(read_config(path)) if path else {}
+    if on_demand:
+        shared = {key for key, field in Settings.model_fields.items() if is_shared(field)}
+        config = {key: value for key, value in config.items() if key in shared}
+        if isinstance(config.get("network"), dict):
+            own = type(base.network).model_fields
+            config["network"] = {key: value for key, value in config["network"].items() if key in own}
+    settings = validated(path, base, config)
+    for key, value in {"model": name, **chosen}.items():
+        if getattr(settings, key) != value:
+            raise InputError(
+                f"CONFIG {path!r} is of {key} {json.dumps(config[key])}, and this run of {json.dumps(value)}: "
+                "type the target, ARCH, ENCODER, NOAUG and TARGET of that run, or take this line out of the file"
+            )
+    if getattr(choice, "fold", None) and config.get("split", "shuffle") != "shuffle":
+        raise InputError(
+            f"CONFIG {path!r} is of the {config['split']} images held out, and a fold is a shuffle split: "
+            "take this line out of the file, or train an ARCH without FOLDS"
+        )
+    changes = dict(typed)
+    if "reduced" in typed and isinstance(settings.keep, list):  # one number each, of classes that are others now
+        changes.setdefault("keep", base.keep)
+    keep = changes.get("keep", settings.keep)
+    if keep and not changes.get("reduced", settings.reduced) and "reduced" not in typed:
+        changes["reduced"] = Settings.model_fields["reduced"].default  # so many of which classes?
+    settings = settings.model_copy(update=changes)
+    if isinstance(settings.keep, list) and len(settings.keep) != len(settings.reduced):
+        raise InputError(
+            f"CONFIG {path!r} keeps images of {len(settings.keep)} classes, and {len(settings.reduced)} are reduced; "
+            "give each a number"
+        )
+    if settings.warmup and settings.schedule not in SCHEDULES:
+        raise InputError(
+            f"CONFIG {path!r} holds warmup = {settings.warmup:g}, which takes a schedule of {' or '.join(SCHEDULES)}; "
+            "add one, or leave warmup out"
+        )
+    if isinstance(settings.optimizer, OptimizerConfig) and "learning_rate" in settings.optimizer.config:
+        raise InputError(
+            f"CONFIG {path!r} holds optimizer.config.learning_rate; the learning rate is a setting of its own: "
+            "move it out, to learning_rate beside optimizer"
+        )
+    return dataclasses.replace(recipe, settings=settings)
+
+
+def on_autoencoder(recipe, record):
+    """The recipe of a classifier with the pixels' scale and the encoder of the autoencoder that the record is of."""
+    there, network = completed(record["settings"]), recipe.settings.network
+    shared = {key: value for key, value in there["network"].items() if key in type(network).model_fields}
+    taken = {"scale": there["scale"], "offset": there["offset"], "network": network.model_copy(update=shared)}
+    return dataclasses.replace(recipe, settings=recipe.settings.model_copy(update=taken))
+
+
+def could_be_of(record, config):
+    """True where an autoencoder's record has the encoder and the pixels' scale that a classifier's CONFIG asks for."""
+    there = completed(record["settings"])
+    wanted = {key: config[key] for key in ("scale", "offset") if key in config}
+    network = {key: value for key, value in config.get("network", {}).items() if key in there["network"]}
+    return wanted.items() <= there.items() and network.items() <= there["network"].items()
+
+
+# --- Names of runs ----------------------------------------------------------------------------------------------------
+
+
+def run_name(model, prefix="", noaug=False, target="augmented", name=None, encoder="frozen"):
+    """`[data_]model[_arch][_encoder][_noaug][_original][_NAME]`, the name of a run in files, titles and messages.
+
+    `model` has its arch with it, as `row_name` gives it.
+    """
+    chosen = encoder if encoder != "frozen" else None
+    parts = [prefix, model, chosen, noaug and "noaug", target == "original" and "original", name]
+    return "_".join(part for part in parts if part)
+
+
+def name_and_fold(stem):
+    """'cnn_fold2' -> ('cnn', 2), 'autoencoder' -> ('autoencoder', None): what a file's stem says."""
+    name, fold = re.fullmatch(r"(.*?)(?:_fold([1-9]\d*))?", stem, re.DOTALL).groups()
+    return name, fold and int(fold)
+
+
+def autoencoder_name(choice, prefix, name):
+    """The run of the autoencoder that `choice` is of, itself or for a classifier."""
+    return run_name(row_name("autoencoder", choice.arch), prefix, choice.noaug, choice.target, name)
+
+
+def make_command(target, choice):
+    """The make command for `target` with the knobs that choose this run, for messages that tell what to type."""
+    kind = ClassifierChoice if target.endswith("cls") else Choice if target == "cnn" else AutoencoderChoice
+    words = [
+        f"{knob_of(field)}={shlex.quote(str(value + 0 if isinstance(value, bool) else value))}"
+        for key, field in kind.model_fields.items()
+        if (value := getattr(choice, key)) != field.default
+    ]
+    return " ".join(["make", target, *words])
+
+
+# --- How two runs differ ----------------------------------------------------------------------------------------------
+
+
+def renamed(settings):
+    """A record's settings by the names of today."""
+    if "reduce_lr" not in settings:
+        return dict(settings)
+    kept = {key: value for key, value in settings.items() if key != "reduce_lr"}
+    return {**kept, "schedule": "plateau" if settings["reduce_lr"] else None}
+
+
+def completed(settings):
+    """A record's settings by the names of today; those that came after it was written were the recipe's own."""
+    recipe = RECIPES.get(str(settings.get("model")))
+    return merged(recipe.settings.model_dump() if recipe else {}, renamed(settings))
+
+
+def flat(key, value):
+    """A setting as (name, value) pairs: those of a part, such as 'ranges', one by one."""
+    if not isinstance(value, dict):
+        return [(key, value)]
+    return [pair for name, one in value.items() for pair in flat(f"{key}.{name}", one)]
+
+
+def differing_settings(first, second, form):
+    """What differs between the settings of two trainings, as words: `form` puts (knob, first's, second's) into each."""
+    first, second = (
+        dict(pair for key, value in completed(settings).items() for pair in flat(key, value))
+        for settings in (first, second)
+    )
+    fields = {**Settings.model_fields, **ClassifierChoice.model_fields}
+    knobs = {key: knob for key, field in fields.items() if (knob := knob_of(field))}
+    differing = [key for key in {**second, **first} if first.get(key) != second.get(key)]
+    chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
+    if differing and not chosen:
+        return "another autoencoder" if differing == ["autoencoder_sha256"] else "other images"
+    return "; ".join(form.format(knobs.get(key, key), first.get(key), second.get(key)) for key in chosen)
+
+
+def require_same_settings(found, wanted, what):
+    """Raise InputError naming, as knobs, the settings that differ between a run that is there and the one asked for."""
+    differing = differing_settings(found, wanted, "{} {} there, {} now")
+    if differing:
+        raise InputError(
+            f"{what} has other settings ({differing}): repeat with its own, choose NAME=... to keep both, "
+            "or FORCE=1 to replace it"
+        )

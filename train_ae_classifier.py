@@ -6,82 +6,86 @@ and are frozen, unless --encoder says otherwise. Writes checkpoints/autoencoder_
 the autoencoder first where one is needed and there is none.
 """
 
-import options
-from settings import on_autoencoder, resolve
+from util import cli  # isort: split
+
+from common import freeze, prepare_fold, take_weights
+from recipes import (
+    CHECKPOINTS,
+    PRETRAINED,
+    ClassifierChoice,
+    ClassifierSettings,
+    Training,
+    autoencoder_name,
+    fold_setting,
+    make_command,
+    on_autoencoder,
+    resolve,
+    row_name,
+    run_name,
+)
+from runs import Run, find_autoencoder
+from util.backend import Later
+from util.cli import InputError
+from util.settings import parse, setting
+
+training = Later("training")
+
+
+class Options(ClassifierChoice, Training):
+    fold: int | None = fold_setting()
+    modified: bool = setting(False, "freeze the whole encoder and classify with dense layers only")
+    check: bool = setting(False, "only find out whether these options can be used")
 
 
 def main(argv=None):
-    names = ["arch", *options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
-    args = options.parse(__doc__, [*names, "modified", "check"], argv)
-    model_name = options.model_name("mod_autoencoder_cls" if args.modified else "autoencoder_cls", args.arch)
-    recipe = resolve(args, model_name, encoder=args.encoder)
-    if args.check:
+    options, typed = parse(__doc__, Options, ClassifierSettings, argv)
+    name = row_name("mod_autoencoder_cls" if options.modified else "autoencoder_cls", options.arch)
+    recipe = resolve(name, options, typed, encoder=options.encoder)
+    if options.check:
+        if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
+            training.new_optimizer(recipe.settings)
         return
 
-    import common  # after the options, so that --help and refusals do not wait for TensorFlow
-
-    fold = common.prepare_fold(args.data, recipe, args.fold)
-    settings = {"encoder": args.encoder}
-    if args.encoder in options.PRETRAINED:
-        autoencoder, record = require_autoencoder(args, fold)
+    fold, settings = prepare_fold(options.data, recipe.settings, options.fold), {}
+    if options.encoder in PRETRAINED:
+        autoencoder, record = require_autoencoder(options, fold)
         settings["autoencoder_sha256"] = record["checkpoint_sha256"]
         recipe = on_autoencoder(recipe, record)
 
     def prepare_encoder(model):
         notes = {}
-        if args.encoder in options.PRETRAINED:
-            last = recipe.frozen_until if args.encoder == "frozen" else recipe.encoder_end
+        if options.encoder in PRETRAINED:
+            last = recipe.frozen_until if options.encoder == "frozen" else recipe.encoder_end
             notes |= {"autoencoder": autoencoder.name}
-            notes |= {"taken": common.take_weights(model, autoencoder.load_model(), last)}
+            notes |= {"taken": take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
-        if args.encoder == "random":
-            settle_statistics(model, recipe.frozen_until, fold.x_train)
-        if args.encoder in ("frozen", "random"):
-            notes |= {"frozen": common.freeze(model, recipe.frozen_until)}
+        if options.encoder == "random":
+            training.settle_statistics(model, recipe.frozen_until, fold.x_train)
+        if options.encoder in ("frozen", "random"):
+            notes |= {"frozen": freeze(model, recipe.frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")
         return notes
 
-    run = common.Run(
-        options.run_name(model_name, fold.prefix, args.noaug, args.target, args.name, args.encoder), args.fold or 1
-    )
+    chosen = options.model_dump(include={"noaug", "target", "name", "encoder"})
+    run = Run(run_name(name, fold.prefix, **chosen), options.fold or 1)
     with run.lock():
-        common.train(model_name, recipe, run, fold, args.force, prepare=prepare_encoder, **settings)
+        training.train(recipe, run, fold, options.force, prepare=prepare_encoder, **settings)
 
 
-def require_autoencoder(args, fold):
+def require_autoencoder(options, fold):
     """The autoencoder to build on, (run, record). Raises InputError, with the command that trains it, without one."""
-    import common
-
-    found = common.find_autoencoder(args, fold)
+    found = find_autoencoder(options, fold)
     if not found:
-        wanted = options.autoencoder_name(args, fold.prefix, args.name)
-        advice = f"run `{options.make_command('ae', args)}`, with the same KEEP, REDUCED and SEED if you gave any"
-        if args.config:
+        wanted = autoencoder_name(options, fold.prefix, options.name)
+        advice = f"run `{make_command('ae', options)}`, with the same KEEP, REDUCED and SEED if you gave any"
+        if options.config:
             advice = "`make` with ae_cls or mod_ae_cls and this CONFIG trains it first, where there is none of its NAME"
-        raise options.InputError(
-            f"there is no {wanted}.keras in {options.CHECKPOINTS} that was trained on these images"
-            f"{' and has the encoder of CONFIG' if args.config else ''}: {advice}"
+        raise InputError(
+            f"there is no {wanted}.keras in {CHECKPOINTS} that was trained on these images"
+            f"{' and has the encoder of CONFIG' if options.config else ''}: {advice}"
         )
     return found
 
 
-def settle_statistics(model, last, images):
-    """Give the batch normalisations up to the layer `last` the statistics of (n, 32, 32, 3) pictures, in one pass.
-
-    The averages over equal batches of each batch's mean and variance, as training would approach them.
-    """
-    from common import keras, np
-
-    part = keras.Model(model.input, model.get_layer(last).output)
-    norms = [layer for layer in part.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    momenta = [norm.momentum for norm in norms]
-    for number, batch in enumerate(np.array_split(images, -(-len(images) // 500))):
-        for norm in norms:
-            norm.momentum = number / (number + 1)  # makes a running average of all batches so far
-        part(batch, training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -4,32 +4,39 @@ Writes checkpoints/autoencoder.keras (autoencoder_noaug.keras with --noaug) and 
 training stopped.
 """
 
-import options
-from settings import resolve
+from util import cli  # isort: split
+
+from common import prepare_fold
+from recipes import AutoencoderChoice, AutoencoderSettings, Training, autoencoder_name, make_command, resolve, row_name
+from runs import Run, find_autoencoder
+from util.backend import Later
+from util.cli import InputError
+from util.settings import parse, setting
+
+training = Later("training")
+
+
+class Options(AutoencoderChoice, Training):
+    if_missing: bool = setting(False, "do nothing where this autoencoder exists already; --config is a classifier's")
 
 
 def main(argv=None):
-    names = ["arch", *options.DATA_OPTIONS, "noaug", "target", *options.TRAINING_OPTIONS, "if-missing"]
-    args = options.parse(__doc__, names, argv)
-    model_name = options.model_name("autoencoder", args.arch)
-    chosen = {"target": args.target, "augment": not args.noaug}
-    recipe = resolve(args, model_name, **chosen)
-
-    import common  # after the options, so that --help and refusals do not wait for TensorFlow
-
-    fold = common.prepare_fold(args.data, recipe)
-    run = common.Run(options.autoencoder_name(args, fold.prefix, args.name))
-    with run.lock(wait=args.if_missing):
-        if args.if_missing and (found := common.find_autoencoder(args, fold)):
+    options, typed = parse(__doc__, Options, AutoencoderSettings, argv)
+    chosen = {"target": options.target, "augment": not options.noaug}
+    recipe = resolve(row_name("autoencoder", options.arch), options, typed, on_demand=options.if_missing, **chosen)
+    fold = prepare_fold(options.data, recipe.settings)
+    run = Run(autoencoder_name(options, fold.prefix, options.name))
+    with run.lock(wait=options.if_missing):
+        if options.if_missing and (found := find_autoencoder(options, fold)):
             print(f"{found[0].checkpoint} is there and was trained on these images: it is used")
             return
-        if args.if_missing and run.checkpoint.exists():
-            other, more = "on other images", f", or replace it by `{options.make_command('ae', args)} FORCE=1`"
-            if args.config:
+        if options.if_missing and run.checkpoint.exists():
+            other, more = "on other images", f", or replace it by `{make_command('ae', options)} FORCE=1`"
+            if options.config:
                 other, more = "on other images, or with another encoder than CONFIG's", ", and train another beside it"
-            raise options.InputError(f"{run.checkpoint} was trained {other}: choose NAME=... to keep it{more}")
-        common.train(model_name, recipe, run, fold, args.force, **chosen)
+            raise InputError(f"{run.checkpoint} was trained {other}: choose NAME=... to keep it{more}")
+        training.train(recipe, run, fold, options.force)
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -3,22 +3,30 @@
 Writes checkpoints/cnn[_<arch>]_fold<k>.keras and its record; goes on where an interrupted training stopped.
 """
 
-import options
-from settings import resolve
+from util import cli  # isort: split
+
+from common import prepare_fold
+from recipes import Choice, Settings, Training, fold_setting, resolve, row_name, run_name
+from runs import Run
+from util.backend import Later
+from util.settings import parse
+
+training = Later("training")
+
+
+class Options(Choice, Training):
+    fold: int | None = fold_setting()
 
 
 def main(argv=None):
-    args = options.parse(__doc__, ["arch", *options.DATA_OPTIONS, "fold", *options.TRAINING_OPTIONS], argv)
-    model_name = options.model_name("cnn", args.arch)
-    recipe = resolve(args, model_name)
-
-    import common  # after the options, so that --help and refusals do not wait for TensorFlow
-
-    fold = common.prepare_fold(args.data, recipe, args.fold)
-    run = common.Run(options.run_name(model_name, fold.prefix, name=args.name), args.fold or 1)
+    options, typed = parse(__doc__, Options, Settings, argv)
+    name = row_name("cnn", options.arch)
+    recipe = resolve(name, options, typed)
+    fold = prepare_fold(options.data, recipe.settings, options.fold)
+    run = Run(run_name(name, fold.prefix, name=options.name), options.fold or 1)
     with run.lock():
-        common.train(model_name, recipe, run, fold, args.force)
+        training.train(recipe, run, fold, options.force)
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

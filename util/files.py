@@ -1,5 +1,5 @@
 """Files that are there whole or not at all, read with care and written so that no kill, full disk or second process
-harms what is there. Loads no Keras.
+harms what is there.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from options import InputError, RunFailed
+from util.cli import InputError, RunFailed
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 

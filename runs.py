@@ -1,0 +1,175 @@
+"""A run's files: its checkpoint, its record and its state; the autoencoder that a classifier is built on."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from recipes import CHECKPOINTS, autoencoder_name, completed, could_be_of, name_and_fold, require_same_settings
+from util.backend import keras
+from util.cli import InputError
+from util.files import commit, commit_json, file_lock, file_sha256, open_zip, read_arrays, reading, sync
+from util.settings import form, read_config, require_form
+
+
+def record_sha256(record):
+    """SHA-256 of all that a record says, but for the SHA-256 itself."""
+    content = json.dumps({key: value for key, value in record.items() if key != "record_sha256"})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+# What has to be in a record that is read again, beside whatever else.
+Trained = {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": list[int]}
+Images = {"source": str, "sha256": str, "kept_sha256": str, "train_sha256": str, "class_names": list[str]}
+Counts = {"reduced": list[int], "train_counts": list[int], "val_counts": list[int]}
+Curves = {"loss": list[float], "val_loss": list[float]}
+Costs = {"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str}
+Record = form(
+    settings=form(**Trained),
+    data=form(**Images, **Counts),
+    history=form(**Curves, accuracy=list[float], val_accuracy=list[float])
+    | form(**Curves, psnr=list[float], val_psnr=list[float]),
+    best_epoch=int,
+    checkpoint_sha256=str,
+    **Costs,
+)
+
+
+def best_epoch(history, monitor):
+    """Index of the best of the epochs' figures by what is watched, of equals the first."""
+    watched = [figures[monitor] for figures in history]
+    return watched.index(min(watched) if monitor == "val_loss" else max(watched))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of one run: `checkpoints/<name>[_fold<k>].keras`, its record and its state."""
+
+    name: str
+    fold: int | None = None
+    folder: Path = CHECKPOINTS
+
+    @classmethod
+    def at(cls, checkpoint):
+        """The run whose finished file is `checkpoint`, wherever that is."""
+        path = Path(checkpoint)
+        if path.suffix != ".keras" or not path.is_file():
+            raise InputError(f"there is no finished model {str(checkpoint)!r}; give the path of a .keras file")
+        return cls(*name_and_fold(path.stem), path.parent)
+
+    @property
+    def stem(self):
+        return self.name if self.fold is None else f"{self.name}_fold{self.fold}"
+
+    @property
+    def title(self):
+        return self.name if self.fold is None else f"{self.name} fold {self.fold}"
+
+    def path(self, suffix):
+        return self.folder / f"{self.stem}{suffix}"
+
+    @property
+    def checkpoint(self):
+        return self.path(".keras")
+
+    @property
+    def state(self):
+        return self.path(".state")
+
+    def read_record(self):
+        """The record of a finished run. Raises InputError where record or checkpoint are damaged or do not match."""
+        with reading(
+            f"{self.checkpoint} and its record {self.path('.json').name} do not belong together, or one is damaged",
+            "train it again with FORCE=1",
+        ):
+            record = json.loads(self.path(".json").read_text(encoding="utf-8"))
+            require_form(record, Record)
+            if record.get("record_sha256") not in (None, record_sha256(record)):  # None: of an older version
+                raise ValueError("the record does not match its own checksum")
+            if record["checkpoint_sha256"] != file_sha256(self.checkpoint):
+                raise ValueError("the checkpoint is not the one of the record")
+        return record
+
+    def load_model(self):
+        """The finished model; nothing but Keras's own layers is made of it. Raises InputError where it cannot be."""
+        with (
+            reading(f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"),
+            open_zip(self.checkpoint),
+        ):
+            model = keras.saving.load_model(self.checkpoint, compile=False)
+            if not getattr(model, "inputs", None):
+                raise ValueError("it holds no model, or one without a fixed input")
+            return model
+
+    def begun(self, settings):
+        """What the state of an unfinished training with these settings holds, as (note, its groups of arrays), or None.
+
+        Next to a finished file, which stays until a forced training can replace it, a state of other settings is left
+        alone, and the finished file decides; otherwise it raises InputError.
+        """
+        if not self.state.exists():
+            return None
+        with reading(f"{self.state} is damaged", "FORCE=1 starts this training again"):
+            arrays = read_arrays(self.state)
+            note = json.loads(arrays["note"].tobytes())
+            groups = [
+                [arrays[f"{name}{i}"] for i in range(note.get(name, 0))]
+                for name in ("weights", "best", "optimizer", "draws")
+            ]
+            written = self.state.stat().st_mtime_ns
+        if self.checkpoint.exists():
+            if note["finished"] and written < self.checkpoint.stat().st_mtime_ns:  # killed before it could be removed
+                self.state.unlink()
+                return None
+            if completed(note["settings"]) != settings:
+                return None
+        require_same_settings(note["settings"], settings, f"the unfinished training {self.state}")
+        return note, groups
+
+    def already_finished(self, settings):
+        """True where this run is there with these settings. Raises InputError where it is there with others."""
+        if not self.checkpoint.exists():
+            return False
+        require_same_settings(self.read_record()["settings"], settings, f"the finished {self.checkpoint}")
+        print(f"{self.checkpoint} is finished already, with these settings; FORCE=1 trains it again")
+        return True
+
+    def lock(self, wait=False):
+        """Hold this run alone, until the block or the process ends. A second process is refused, or waits."""
+
+        def busy(owner):
+            if not wait:
+                raise InputError(f"{self.title} is being trained by process {owner}; wait for it")
+            print(f"{self.title} is being trained by process {owner}; waiting for it", flush=True)
+
+        return file_lock(self.folder / f".{self.stem}.lock", busy)
+
+    def finish(self, model, record):
+        """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""
+
+        def write(neighbour):
+            model.save(neighbour)
+            sync(neighbour)  # a full disk shows here, before an older checkpoint loses its record
+            whole = {**record, "checkpoint_sha256": file_sha256(neighbour)}
+            commit_json(self.path(".json"), {**whole, "record_sha256": record_sha256(whole)})
+
+        commit(self.checkpoint, write)
+        self.path("_predictions.npz").unlink(missing_ok=True)  # an older checkpoint's
+        self.state.unlink(missing_ok=True)
+
+
+def find_autoencoder(choice, fold):
+    """The finished autoencoder for these images, as (run, record): the one of this NAME, else the unnamed; else None.
+
+    It may have been trained with any settings of its own, but on the same kept images, and with the encoder that a
+    CONFIG asks for.
+    """
+    config = read_config(choice.config) if choice.config else {}
+    for name in dict.fromkeys((choice.name, None)):
+        run = Run(autoencoder_name(choice, fold.prefix, name))
+        if run.checkpoint.exists():
+            record = run.read_record()
+            same_images = all(record["data"][key] == fold.record[key] for key in ("sha256", "kept_sha256"))
+            if same_images and could_be_of(record, config):
+                return run, record
+    return None

@@ -1,0 +1,522 @@
+"""How a run is trained: optimizer and schedule, the faster twin of the network, fit, progress, exact resume.
+
+Loads Keras, so the scripts load it last.
+"""
+
+import itertools
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import common
+from common import IMAGE_SHAPE, BalancedBatches, draw
+from recipes import PLAIN, SCHEDULES
+from runs import best_epoch
+from util import hardware
+from util.backend import Later, load
+from util.cli import InputError, RunFailed, raise_what_was_heard
+from util.files import commit_arrays, first_line, sha256
+from util.hardware import processor_name, set_up_device, tensorflow_on_processor
+
+keras = load("keras")
+layers, ops = keras.layers, keras.ops
+class_weight, fast_layers = Later("sklearn.utils.class_weight"), Later("util.fast_layers")
+
+# --- Optimizer and schedule -------------------------------------------------------------------------------------------
+
+
+class OverTheRun(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that rises for the share `warmup` of `steps`, then follows a row of SCHEDULES to their end."""
+
+    def __init__(self, rate, shape, warmup, steps):
+        super().__init__()
+        self.rate, self.shape, self.warmup, self.steps = rate, shape, warmup, steps
+
+    def __call__(self, step):
+        share = ops.cast(step, "float32") / self.steps
+        falling = self.shape((share - self.warmup) / (1 - self.warmup))
+        return self.rate * (ops.where(share < self.warmup, share / self.warmup, falling) if self.warmup else falling)
+
+
+def new_optimizer(settings, steps=1):
+    """The optimizer of the settings for a run of `steps`, computed faster where there is a way. Raises InputError."""
+    if isinstance(settings.optimizer, str):
+        name, config = settings.optimizer, {}
+    else:
+        name, config = settings.optimizer.class_name, settings.optimizer.config
+    rate = settings.learning_rate
+    if settings.schedule in SCHEDULES:
+        rate = OverTheRun(rate, SCHEDULES[settings.schedule], settings.warmup, steps)
+    try:
+        kind = type(keras.optimizers.get(name))
+        if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
+            kind = fast_layers.Adam
+        if config:  # Keras looks at most values when it takes a step
+            kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
+        return kind(rate, **config)
+    except Exception as error:  # of whatever kind: KeyError, InvalidArgumentError
+        raise InputError(
+            f"CONFIG holds an optimizer {name!r} that Keras cannot make ({first_line(error)}): give a configuration as "
+            "keras.optimizers.serialize shows it"
+        ) from None
+
+
+def schedule_callbacks(settings):
+    """The callbacks that change the learning rate from epoch to epoch."""
+    if settings.schedule == "plateau":
+        callback = keras.callbacks.ReduceLROnPlateau
+        return [callback(monitor="val_loss", factor=0.3, patience=10, min_lr=1e-4, cooldown=1)]
+    if isinstance(settings.schedule, float):
+        rate, factor = settings.learning_rate, settings.schedule
+        return [keras.callbacks.LearningRateScheduler(lambda epoch: rate * factor**epoch)]
+    return []
+
+
+def class_weights(labels):
+    """{class: images / (classes * images of the class)}, by which a class's losses are multiplied."""
+    classes = np.unique(labels)
+    weights = class_weight.compute_class_weight("balanced", classes=classes, y=labels)
+    return dict(zip(classes.tolist(), weights, strict=True))
+
+
+# --- The training model -----------------------------------------------------------------------------------------------
+
+
+class Augment(layers.Layer):
+    """Random augmentation: (batch, 32, 32, 3) 0-255 -> the same shape, float32; identity unless training.
+
+    Stays float32 in every precision: in bfloat16, pictures were off by 0.008 of their range on average.
+    """
+
+    def __init__(self, ranges, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.ranges = ranges
+        self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
+
+    def call(self, images, training=False):
+        images = ops.cast(images, "float32")
+        if training:
+            for augment in common.AUGMENTATIONS:
+                images = augment(images, self.seed_generator, self.ranges)
+        return images
+
+    def compute_output_spec(self, images, training=False):
+        return keras.KerasTensor(images.shape, "float32")
+
+
+def copy_weights(target, source):
+    """Copy every layer's weights by layer name between two models of the same layers.
+
+    A bias that `source` does without stays as it is in `target`.
+    """
+    for layer in target.layers:
+        weights, own = source.get_layer(layer.name).get_weights(), layer.get_weights()
+        layer.set_weights(weights[: len(own)] + own[len(weights) :])
+
+
+def cancelled_bias(layer, following):
+    """True for a layer with a bias of 0 whose output goes straight into a batch normalisation that learns.
+
+    That normalisation subtracts the bias again, so its gradient is 0 but for rounding. In bfloat16, Adam turns the
+    rounding into full steps: the bias wanders, the moving mean lags behind it, and validation jumps up and down.
+    """
+    linear = isinstance(layer, (layers.Conv2D, layers.Dense)) and layer.activation is keras.activations.linear
+    normalised = isinstance(following, layers.BatchNormalization) and following.trainable
+    return linear and normalised and layer.use_bias and not layer.get_weights()[1].any()
+
+
+def fast_twin(model, precision):
+    """A twin of `model` to train: the same layers by name and the same weights, computed faster, in `precision`."""
+    # The builders' models are chains, so the next in the list is what follows.
+    without_bias = {layer.name for layer, after in itertools.pairwise(model.layers) if cancelled_bias(layer, after)}
+    classes = {}
+    if tensorflow_on_processor():
+        lacks_amx = precision == "mixed_bfloat16" and hardware.processor_has_bfloat16() == "avx512_bf16"
+        classes = fast_layers.fastest(model, gradients_by_products=lacks_amx)
+
+    def twin(layer):
+        config = layer.get_config()
+        # bfloat16's eight bits are enough inside the network, not for pictures, probabilities and reconstructions, nor
+        # for sums over all of a layer.
+        exact = isinstance(layer, (layers.Rescaling, layers.ActivityRegularization)) or layer is model.layers[-1]
+        config["dtype"] = "float32" if exact else precision
+        if layer.name in without_bias:
+            config["use_bias"] = False
+        return classes.get(layer.name, type(layer)).from_config(config)
+
+    core = keras.models.clone_model(model, clone_function=twin)
+    copy_weights(core, model)
+    return core
+
+
+def augmented(core, ranges, target=None):
+    """`core` behind augmentation: uint8 pictures -> what `core` returns.
+
+    With `target` ('augmented' or 'original') -> (batch, 2, 32, 32, 3): the reconstruction and what was to be
+    reconstructed, in [0, 1].
+    """
+    images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image")
+    seen = Augment(ranges, name="augment")(images)
+    outputs = core(seen)
+    if target:
+        goal = seen if target == "augmented" else ops.cast(images, "float32")
+        outputs = ops.stack([outputs, goal / 255], axis=1)
+    return keras.Model(images, outputs)
+
+
+def training_model(model, ranges, precision, target=None):
+    """What is trained in place of `model`, and within it the twin of `model`: (training model, its core)."""
+    core = fast_twin(model, precision)
+    return augmented(core, ranges, target), core
+
+
+def compile_model(training, optimizer, settings):
+    """Give a training model its optimizer, and the loss and the metric of a classifier or of an autoencoder."""
+    loss, classifier = settings.loss, settings.loss == "categorical_crossentropy"
+    training.compile(
+        optimizer,
+        loss="sparse_categorical_crossentropy" if classifier else reconstruction_loss(loss),  # labels are numbers
+        metrics=["accuracy" if classifier else psnr],
+    )
+
+
+def reconstruction_loss(name):
+    """The loss that Keras calls `name`, between the pictures of (batch, 2, ...) pairs in [0, 1]: -> (batch,)."""
+    error = keras.losses.get(name)
+
+    def loss(labels, pair):
+        reconstruction, goal = ops.unstack(pair, axis=1)  # its gradient is one copy; a slice's, two passes of zeros
+        return ops.mean(error(goal, reconstruction), axis=(1, 2))
+
+    return loss
+
+
+def psnr(labels, pair):
+    """Peak signal-to-noise ratio per picture of a (batch, 2, ...) pair, in dB; peak 1."""
+    error = reconstruction_loss("mean_squared_error")(labels, pair)
+    return -10 * ops.log10(ops.maximum(error, 1e-10))
+
+
+def settle_statistics(model, last, images):
+    """Give the batch normalisations up to the layer `last` the statistics of (n, 32, 32, 3) pictures, in one pass.
+
+    The averages over equal batches of each batch's mean and variance, as training would approach them.
+    """
+    part = keras.Model(model.input, model.get_layer(last).output)
+    norms = [layer for layer in part.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for number, batch in enumerate(np.array_split(images, -(-len(images) // 500))):
+        for norm in norms:
+            norm.momentum = number / (number + 1)  # makes a running average of all batches so far
+        part(batch, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+# --- Batches and random draws -----------------------------------------------------------------------------------------
+
+
+class Batches(keras.utils.PyDataset):
+    """BalancedBatches as fit takes them, from `first_step` on."""
+
+    num_batches = None  # endless: with `steps_per_epoch`, fit counts the index on across epochs
+
+    def __init__(self, batches, first_step=0):
+        super().__init__()
+        self.batches, self.first_step = batches, first_step
+
+    def __getitem__(self, index):
+        return self.batches[self.first_step + index]
+
+
+def require_known_layers(model):
+    """Raise InputError where a layer is not Keras's own: none knows how it draws, nor how to open it elsewhere."""
+    for layer in model._flatten_layers(include_self=False):  # those within a Sequential or a wrapper, too
+        if not type(layer).__module__.startswith("keras.") or isinstance(layer, layers.Lambda):
+            raise InputError(
+                f"the layer {layer.name!r} of this network is a {type(layer).__name__}, none of Keras's own: its "
+                "random draws could not be repeated, nor its file opened elsewhere; build the network of keras.layers"
+            )
+
+
+def random_states(training, core):
+    """The variables that random layers draw by: [(number of the layer, number within it, variable)]."""
+    return [
+        (number, within, variable)
+        for number, layer in enumerate([training.get_layer("augment"), *core.layers])
+        for within, variable in enumerate(v for v in layer.variables if all(v is not w for w in layer.weights))
+    ]
+
+
+def seed_layers(training, core, seed, fold, step):
+    """Set what every random layer draws by, so that its draws follow from (seed, fold, step).
+
+    A step of a layer that draws once moves the second number by one; a resumed run takes the number from its state.
+    """
+    for number, within, variable in random_states(training, core):
+        key = int(draw(seed, "layers", fold, number, *([within] if within else [])).integers(2**31))
+        variable.assign([key, step])
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+class Progress(keras.callbacks.Callback):
+    """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
+
+    def __init__(self, fold, epochs, steps, batch_size):
+        super().__init__()
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
+        # Within the epoch only on a terminal, and not under make -j, where many would share the one line.
+        self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get("MAKEFLAGS", "")
+        self.first = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+        self.began = self.looked = time.perf_counter()
+        self.trained = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        raise_what_was_heard()
+        now = time.perf_counter()
+        if now - self.looked > 1:  # reading the loss makes a GPU wait, so not at every step
+            self.looked = now
+            self.require_finite(float(logs["loss"]))
+            if self.live:
+                done = 30 * (batch + 1) // self.steps
+                rate = (batch + 1) * self.batch_size / (now - self.began)
+                line = f"epoch {self.epoch}/{self.epochs}  [{'#' * done}{'.' * (30 - done)}]"
+                print(f"\r{line}  loss {float(logs['loss']):.4f}  {rate:,.0f} images/s\033[K", end="", flush=True)
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.require_finite(logs["loss"])
+        self.require_finite(logs["val_loss"])
+        seconds = time.perf_counter() - self.began
+        logs["learning_rate"] = learning_rate(self.model)
+        logs["seconds"] = seconds
+        logs["images_per_second"] = self.steps * self.batch_size / (self.trained - self.began)
+        score = "accuracy" if "accuracy" in logs else "psnr"
+        form = ".4f" if score == "accuracy" else ".2f"
+        if self.live:
+            print("\r\033[K", end="")
+        print(
+            f"{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
+            f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
+            f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
+            flush=True,
+        )
+        left = self.epochs - self.epoch
+        if self.first and left:
+            print(f"{self.label}at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
+        self.first = False
+
+    def require_finite(self, loss):
+        if not math.isfinite(loss):
+            raise RunFailed(
+                f"the loss became {loss} in epoch {self.epoch}; "
+                f"start again with FORCE=1 and a smaller LR than {learning_rate(self.model):g}"
+            )
+
+
+def learning_rate(model):
+    return float(ops.convert_to_numpy(model.optimizer.learning_rate))
+
+
+def duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class KeepState(keras.callbacks.Callback):
+    """Keeps the best weights, and commits after each epoch all that an exact continuation needs.
+
+    The counters of early stopping and of the learning-rate schedule follow from the history, so a continued run replays
+    the history through those callbacks instead of saving what is inside them.
+    """
+
+    def __init__(self, path, core, note, callbacks, average):
+        super().__init__()
+        self.path, self.core, self.note, self.replayed, self.average = path, core, note, callbacks, average
+        self.history, self.best, self.finished = [], [], False
+
+    def restore(self, note, groups):
+        """Take up what Run.begun read."""
+        weights, self.best, optimizer, draws = groups
+        states = [variable for *_, variable in random_states(self.model, self.core)]
+        try:
+            self.core.set_weights(weights)
+            for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+                variable.assign(value)
+            for variable, value in zip(states, draws, strict=bool(draws)):  # an older version kept none
+                variable.assign(value)
+        except ValueError:
+            raise InputError(
+                f"{self.path} is of another version of this code: finish it with that, or FORCE=1 starts it again"
+            ) from None
+        self.history, self.finished = note["history"], note["finished"]
+        if note["machine"] != self.note["machine"]:
+            print(
+                f"begun with {note['machine']}, now {self.note['machine']}: "
+                "it goes on, but no longer bit for bit as it would have there"
+            )
+
+    def on_train_begin(self, logs=None):
+        # From the first epoch's rate, which the schedule lowers again as it did; the state's is lowered already.
+        if self.note["settings"]["schedule"] not in SCHEDULES:  # those follow from the optimizer's count of steps
+            self.model.optimizer.learning_rate = self.note["settings"]["learning_rate"]
+        for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
+            for epoch, past in enumerate(self.history):
+                callback.on_epoch_end(epoch, dict(past))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.history.append({key: float(value) for key, value in logs.items()})
+        if best_epoch(self.history, self.note["settings"]["monitor"]) == epoch:
+            self.best = self.averaged_weights()
+        self.finished = bool(self.model.stop_training) or epoch + 1 == self.note["settings"]["epochs"]
+        self.commit()
+
+    def averaged_weights(self):
+        """The weights that validation was of: the optimizer's average, where it keeps one."""
+        for average in self.average:
+            average.on_test_begin()
+        weights = self.core.get_weights()
+        for average in self.average:
+            average.on_test_end()
+        return weights
+
+    def commit(self):
+        variables = {
+            "optimizer": self.model.optimizer.variables,
+            "draws": [variable for *_, variable in random_states(self.model, self.core)],
+        }
+        groups = {"weights": self.core.get_weights(), "best": self.best}
+        groups |= {name: [ops.convert_to_numpy(one) for one in several] for name, several in variables.items()}
+        note = {
+            **self.note,
+            "history": self.history,
+            "finished": self.finished,
+            **{group: len(arrays) for group, arrays in groups.items()},
+        }
+        arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
+        commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+
+
+def code_sha256():
+    """SHA-256 of the code that a training's weights follow from, committed or not."""
+    files = (common.__file__, __file__, Path(__file__).parent / "util/fast_layers.py")
+    return sha256(*(np.fromfile(path, np.uint8) for path in files))
+
+
+def train(recipe, run, fold, force=False, prepare=None, **more):
+    """Train on `fold` what the recipe says; write checkpoint and record, going on from a state.
+
+    `more` are settings that became known since the recipe was resolved. `prepare(model)` may put weights into the new
+    model and freeze layers; what it returns goes into the record. Does nothing where the run is finished with the same
+    settings, unless `force`.
+    """
+    found = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
+    options = recipe.settings.model_copy(update={key: fold.record[key] for key in found} | more)
+    settings = options.model_dump()
+    begun = None if force else run.begun(settings)
+    if not force and not begun and run.already_finished(settings):
+        return
+    number = run.fold or 1
+    device, _ = set_up_device()
+    precision, reason = hardware.resolve_precision(options.precision)
+    if begun and begun[0]["precision"] != precision:
+        precision, reason = begun[0]["precision"], "as this training was begun"
+    keras.utils.set_random_seed(int(draw(options.seed, "weights", number).integers(2**32)))
+    model = common.finished_model(recipe.build, options, len(fold.class_names), run.name)
+    require_known_layers(model)
+    notes = prepare(model) if prepare else {}
+    record = {
+        "run": run.name,
+        "fold": run.fold,
+        "settings": settings,
+        "data": fold.record,
+        "parameters": model.count_params(),
+        "trainable_parameters": common.count_trainable(model),
+        **notes,
+        "device": device,
+        "precision": precision,
+        "precision_reason": reason,
+        "versions": hardware.versions(),
+        "commit": hardware.current_commit(Path(__file__).parent),
+    }
+    print(f"model: {run.title}, {record['parameters']:,} parameters, {record['trainable_parameters']:,} trainable")
+    backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
+    print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)
+
+    # What equality bit for bit takes.
+    machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {code_sha256()[:8]}"
+    note = {"settings": settings, "precision": precision, "machine": machine}
+    state = fit(model, run, fold, options, note, begun, force)
+    history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
+    best = best_epoch(state.history, options.monitor)
+    record |= {
+        "history": history,
+        "best_epoch": best + 1,
+        "seconds": sum(history["seconds"]),
+        "images_per_second": float(np.median(history["images_per_second"])),
+    }
+    run.finish(model, record)
+    score = "val_psnr" if "val_psnr" in history else "val_accuracy"
+    print(
+        f"{run.checkpoint}: best epoch {best + 1} of {len(state.history)}, val_loss {history['val_loss'][best]:.4f}, "
+        f"{score} {history[score][best]:.4f}, {duration(record['seconds'])}"
+    )
+
+
+def fit(model, run, fold, settings, note, begun, anew):
+    """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
+    number = run.fold or 1
+    batches = BalancedBatches(fold.x_train, fold.y_train, settings.batch_size, settings.seed, number, settings.balanced)
+    steps = batches.steps_per_epoch
+    ranges = settings.ranges if getattr(settings, "augment", True) else PLAIN
+    training, core = training_model(model, ranges, note["precision"], getattr(settings, "target", None))
+    compile_model(training, new_optimizer(settings, settings.epochs * steps), settings)
+    training.optimizer.build(training.trainable_variables)
+
+    callbacks = schedule_callbacks(settings)
+    if settings.patience:
+        mode = "min" if settings.monitor == "val_loss" else "max"
+        stopping = keras.callbacks.EarlyStopping(monitor=settings.monitor, patience=settings.patience, mode=mode)
+        callbacks.insert(0, stopping)
+    average = [keras.callbacks.SwapEMAWeights()] if training.optimizer.use_ema else []
+    state = KeepState(run.state, core, note, callbacks, average)
+    state.set_model(training)
+    seed_layers(training, core, settings.seed, number, 0 if not begun else len(begun[0]["history"]) * steps)
+    if begun:
+        state.restore(*begun)
+    elif anew:  # at once, so that the same command without FORCE=1 goes on with this, not with what it will replace
+        state.commit()
+    done = len(state.history)
+    if done:
+        print(f"going on after epoch {done} of {run.state}")
+
+    if not state.finished:
+        training.fit(
+            Batches(batches, done * steps),
+            steps_per_epoch=steps,
+            epochs=settings.epochs,
+            initial_epoch=done,
+            validation_data=(fold.x_val, fold.y_val),
+            validation_batch_size=500,
+            class_weight=class_weights(fold.y_train) if settings.class_weights else None,
+            callbacks=[Progress(run.fold, settings.epochs, steps, settings.batch_size), *average, *callbacks, state],
+            shuffle=False,  # the batches are drawn already
+            verbose=0,
+        )
+    core.set_weights(state.best)
+    copy_weights(model, core)
+    return state

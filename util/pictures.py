@@ -1,0 +1,57 @@
+"""Pictures out of files, read with care."""
+
+import os
+
+import numpy as np
+
+from util.cli import InputError
+from util.files import array_header, open_zip, read_array, reading
+
+
+def read_npz(path, part, shape, class_names):
+    """One part of a .npz, as (images, labels, class names, numbers of training and test images as (n,)).
+
+    It holds x_train, y_train, x_test, y_test: uint8 pictures of `shape`, labels from 0, and maybe class_names.
+    Raises InputError, naming what is wrong.
+    """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits")
+    with (
+        reading(f"{path!r} cannot be read as a .npz of plain arrays", "save it anew with numpy.savez"),
+        open_zip(path) as file,
+    ):
+        members = file.namelist()
+        missing = [name for name in ("x_test", "x_train", "y_test", "y_train") if f"{name}.npy" not in members]
+        if missing:
+            raise InputError(f"{path!r} lacks {', '.join(missing)}; give DATA a .npz with all four arrays")
+        # Of the other part only the header is read: training never sees the test pictures.
+        sizes = [array_header(file, f"x_{name}")[0][:1] for name in ("train", "test")]
+        names = read_array(file, "class_names") if "class_names.npy" in members else np.array(class_names)
+        images, labels = read_array(file, f"x_{part}"), read_array(file, f"y_{part}")
+
+    words = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= 1000 and names.itemsize <= 400
+    names = tuple(names.tolist()) if words else ()
+    if not names or not all(name and name.isprintable() for name in names) or len(set(names)) < len(names):
+        raise InputError(
+            f"class_names in {path!r} must be different words, one for each class: "
+            "at most 1,000, of at most 100 printable letters"
+        )
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise InputError(
+            f"x_{part} in {path!r} is {images.dtype} of shape {images.shape}; it must be uint8 of shape "
+            f"(n, {', '.join(map(str, shape))})"
+        )
+    if labels.shape not in ((len(images),), (len(images), 1)) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"y_{part} in {path!r} is {labels.dtype} of shape {labels.shape}; it must be {len(images)} whole numbers"
+        )
+    labels = labels.reshape(-1).astype(np.int64)
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(names):
+        raise InputError(f"y_{part} in {path!r} must hold labels 0 to {len(names) - 1}, one of each image")
+    absent = np.setdiff1d(np.arange(len(names)), labels)
+    if part == "train" and len(absent):
+        raise InputError(
+            f"y_train in {path!r} has no image of class {absent[0]} ({names[absent[0]]}): "
+            "add some, or class_names without it"
+        )
+    return images, labels, names, sizes

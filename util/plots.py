@@ -1,0 +1,171 @@
+"""Figures in words, tables and plots, drawn from plain numbers."""
+
+import numpy as np
+
+from util.backend import Later
+from util.files import commit
+
+backend_agg, figure_module, matplotlib = map(
+    Later, ("matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib")
+)
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+
+
+def spread(values):
+    """Mean and, of two values and more, sample standard deviation."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def show(value, digits):
+    return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
+
+
+def markdown_table(rows):
+    """Rows as {title of the column: word} as a Markdown table that reads well in a terminal too."""
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    rows = [titles, *([row.get(title) or "" for title in titles] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def new_figure(rows=1, columns=1, size=(7, 4)):
+    """A figure that opens no window; size in inches, 120 dots each: about the width of a README's column."""
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a file or class is a $
+    figure = figure_module.Figure(figsize=size, dpi=120, layout="constrained")
+    backend_agg.FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def name_ticks(axis, names):
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    axis.set_ticks(np.arange(len(names)), names, **slanted)
+
+
+def plot_curve(path, title, history, key, label, best, augmented):
+    """Training and validation curves of one figure of the epochs; the epoch that was kept is marked."""
+    figure, axes = new_figure()
+    epochs = np.arange(1, len(history[key]) + 1)
+    marker = "o" if len(epochs) < 20 else None
+    axes.plot(
+        epochs,
+        history[key],
+        color=BLUE,
+        marker=marker,
+        markersize=4,
+        label=f"training{' (augmented)' if augmented else ''}",
+    )
+    axes.plot(epochs, history[f"val_{key}"], color=ORANGE, marker=marker, markersize=4, label="validation")
+    axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
+    axes.set(xlabel="epoch", ylabel=label, title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    commit(path, figure.savefig)
+
+
+def plot_confusion(path, title, counts, class_names):
+    """Confusion matrix in shares of each true class: the diagonal is recall."""
+    counts = np.array(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = new_figure(size=(7, 6.2))
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*shares.shape):
+        value = shares[row, column]
+        if value >= 0.005:
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=9,
+                color="white" if value > 0.5 else "black", weight="bold" if row == column else "normal",
+            )  # fmt: skip
+    name_ticks(axes.xaxis, class_names)
+    axes.set_yticks(np.arange(len(class_names)), class_names)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    figure.colorbar(image, ax=axes, label="share of the true class (diagonal: recall)", shrink=0.9)
+    commit(path, figure.savefig)
+
+
+def plot_predictions(path, title, images, labels, probabilities, class_names):
+    """Example images with predicted class and probability: the surest right, the least sure, the surest wrong."""
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right = predicted == labels
+    columns = 8
+    order = np.argsort(-sure, kind="stable")
+    groups = {
+        "sure and right": order[right[order]][:columns],
+        "unsure": order[::-1][:columns],
+        "sure and wrong": order[~right[order]][:columns],
+    }
+    figure, axes = new_figure(len(groups), columns, size=(9, 5.2))
+    for row, (group, members) in zip(axes, groups.items(), strict=True):
+        for axis in row:
+            axis.axis("off")
+        for axis, index in zip(row, members, strict=False):
+            axis.imshow(images[index])
+            said = f"{class_names[predicted[index]]} ({sure[index]:.2f})"
+            truth = "" if right[index] else f"\nis {class_names[labels[index]]}"
+            axis.set_title(said + truth, fontsize=8, color="black" if right[index] else ORANGE)
+        row[0].text(-0.15, 0.5, group, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    commit(path, figure.savefig)
+
+
+def plot_reconstructions(path, title, originals, copies, decibels):
+    """Originals over their reconstructions: twelve images from the worst PSNR to the best, evenly spaced."""
+    order = np.argsort(decibels)
+    chosen = order[np.linspace(0, len(order) - 1, 12).round().astype(int)]
+    figure, axes = new_figure(2, len(chosen), size=(9, 2.2))
+    for column, index in enumerate(chosen):
+        for row, image in enumerate((originals[index], copies[index])):
+            axes[row, column].imshow(np.clip(image, 0, 1))
+            axes[row, column].axis("off")
+        place = {"transform": axes[1, column].transAxes, "ha": "center", "va": "top"}
+        axes[1, column].text(0.5, -0.08, f"{decibels[index]:.1f} dB", fontsize=8, **place)
+    figure.suptitle(title, fontsize=10)
+    commit(path, figure.savefig)
+
+
+def plot_distribution(path, title, train, val, class_names):
+    """Images of each class in the training and validation sets, given as their counts."""
+    figure, axes = new_figure(size=(7, 3.6))
+    train, val = np.array(train), np.array(val)
+    positions = np.arange(len(train))
+    bars = axes.bar(positions, train, color=BLUE, label=f"training ({train.sum():,})")
+    axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
+    bars = axes.bar(positions, val, bottom=train, color=ORANGE, label=f"validation ({val.sum():,})")
+    axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
+    name_ticks(axes.xaxis, class_names)
+    axes.set(xlabel="class", ylabel="images", title=title)
+    axes.set_ylim(top=1.2 * (train + val).max())
+    axes.legend(frameon=False, ncols=2, loc="upper right")
+    commit(path, figure.savefig)
+
+
+def plot_differences(path, compared):
+    """Each comparison's difference in accuracy, on every fold and on average, with both intervals."""
+    figure, axes = new_figure(size=(8, 1.6 + 0.8 * len(compared)))
+    for place, row in enumerate(compared):
+        points = 100 * np.array(row["differences"])
+        axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
+        for fold, point in zip(row["folds"], points, strict=True):
+            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(str(fold), (point, place), **above, fontsize=8, color="0.4")
+        for found, height, color, width, label in (
+            (row["t_test"], -0.2, BLUE, 3, "mean, 95 % over folds"),
+            (row["bootstrap"], 0.2, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
+        ):
+            if found:
+                ends = 100 * np.array([found["low"], found["high"]])
+                axes.plot(ends, [place + height] * 2, color=color, linewidth=width)
+                axes.plot(points.mean(), place + height, "D", color=color, markersize=5, label=label)
+    axes.axvline(0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(compared)), [f"{row['run']}\n- {row['baseline']}" for row in compared], fontsize=9)
+    axes.set_ylim(len(compared) - 0.5, -0.5)
+    axes.set(xlabel="difference in test accuracy, percentage points: right of 0, the first named is better")
+    axes.grid(axis="x", alpha=0.3)
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
+    commit(path, figure.savefig)
