@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import options  # noqa: E402 (needs the path above)
-from settings import resolve  # noqa: E402
+import recipes  # noqa: E402 (needs the path above)
+from util import hardware  # noqa: E402
+from util.settings import parse  # noqa: E402
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -35,14 +36,15 @@ def make(folder, *arguments, python=sys.executable, timeout=60, **environment):
 def copy_project(folder, *names):
     """Copy these files of the project, by default all that make needs to train and evaluate, into a new folder."""
     folder.mkdir()
-    for name in names or ("Makefile", "knobs.mk", *(path.name for path in ROOT.glob("*.py"))):
+    for name in names or ("Makefile", *(path.name for path in ROOT.glob("*.py"))):
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "util", folder / "util", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
 def start(folder, script, *options, output=""):
     """Start a script in `folder`; what it prints goes to files there, `out` and `err`, as in a job on a cluster."""
-    for path in ROOT.glob("*.py"):
+    for path in (ROOT / "util", *ROOT.glob("*.py")):
         if not (folder / path.name).exists():
             (folder / path.name).symlink_to(path)
     with open(folder / f"{output}out", "w") as out, open(folder / f"{output}err", "w") as err:
@@ -101,21 +103,26 @@ def workdir(tmp_path, monkeypatch):
     return tmp_path
 
 
+class Everything(recipes.ClassifierChoice, recipes.Training):
+    """All that a training may be told."""
+
+    fold: int | None = recipes.fold_setting()
+
+
 @pytest.fixture(scope="session")
 def arguments():
-    """A parser of everything that a training may be told: arguments('--epochs', '3') -> args."""
-    names = ["arch", *options.DATA_OPTIONS, "fold", "noaug", "target", "encoder", *options.TRAINING_OPTIONS]
-    return lambda *argv: options.parse("a training", names, [str(word) for word in argv])
+    """arguments('--epochs', 3) -> (what chooses the run, {setting: value that was typed}) of a training."""
+    return lambda *argv: parse("a training", Everything, recipes.Settings, [str(word) for word in argv])
 
 
 @pytest.fixture(scope="session")
 def resolved(arguments):
     """resolved('--epochs', 3, row='cnn'): the recipe of that training."""
-    return lambda *argv, row="cnn": resolve(arguments(*argv), row)
+    return lambda *argv, row="cnn": recipes.resolve(row, *arguments(*argv))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def device():
     """Where the tests use TensorFlow, set it up first: it takes its number of threads only before it starts."""
-    if "common" in sys.modules:
-        sys.modules["common"].set_up_device()
+    if "keras" in sys.modules:
+        hardware.set_up_device()

@@ -1,6 +1,5 @@
 """Augmentation, against scipy and an independent construction of the reference's matrices."""
 
-import dataclasses
 import itertools
 import math
 
@@ -11,13 +10,14 @@ from scipy import ndimage
 
 import common
 import recipes
+import training
 
-RANGES = recipes.REFERENCE_RANGES
+RANGES = recipes.RECIPES["cnn"].settings.ranges
 SIZE = 32
 
 
 def layer_with(ranges, key=1, step=0):
-    layer = common.Augment(ranges)
+    layer = training.Augment(ranges)
     layer.seed_generator.state.assign([key, step])
     return layer
 
@@ -62,7 +62,7 @@ def test_matrices_are_those_of_the_reference(height, width):
         assert (c0, c1) == (0, 0)
 
 
-@pytest.mark.parametrize("ranges", [RANGES, dataclasses.replace(RANGES, shear=30.0)])
+@pytest.mark.parametrize("ranges", [RANGES, RANGES.model_copy(update={"shear": 30.0})])
 def test_pictures_are_those_of_scipy(ranges):
     images = smooth_pictures(64)
     augmented = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=True))
@@ -103,8 +103,8 @@ def test_parameters_fill_their_ranges_and_no_more():
 
 
 def test_the_training_model_augments_in_the_reference_s_ranges():
-    assert dataclasses.astuple(RANGES) == (40, 0.2, 0.2, 0.2, True)
-    assert {recipes.RECIPES[name].ranges for name in recipes.MODELS} == {RANGES}
+    assert RANGES.model_dump() == {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
+    assert all(recipes.RECIPES[name].settings.ranges == RANGES for name in recipes.MODELS)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_flip_alone_gives_pictures_or_their_mirror_images():
 
 def test_nothing_to_do_leaves_every_bit():
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
-    for ranges, training in ((common.Ranges(), True), (RANGES, False)):
-        out = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=training))
+    for ranges, learning in ((common.Ranges(), True), (RANGES, False)):
+        out = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=learning))
         assert out.dtype == np.float32
         assert np.array_equal(out, images)
     still = common.affine_matrices(common.affine_parameters(keras.random.uniform((4, 7)), common.Ranges()), SIZE, SIZE)
@@ -161,21 +161,50 @@ def test_stays_float32_in_mixed_precision():
     assert np.array_equal(keras.ops.convert_to_numpy(mixed), plain)
 
 
+def test_a_second_operation_works_on_what_the_first_made_and_in_training_alone(monkeypatch):
+    images, once = smooth_pictures(8), keras.ops.convert_to_numpy(layer_with(RANGES)(smooth_pictures(8), training=True))
+    assert [operation.__name__ for operation in common.AUGMENTATIONS] == ["transform_affinely"]
+    given = []
+
+    def darken(pictures, seeds, ranges):  # to black and white: what is interpolated afterwards has greys again
+        given.append(ranges)
+        threshold = keras.random.uniform((8, 1, 1, 1), 100, 150, seed=seeds)
+        return keras.ops.where(pictures < threshold, 0.0, 255.0)
+
+    monkeypatch.setattr(common, "AUGMENTATIONS", (*common.AUGMENTATIONS, darken))
+    layer = layer_with(RANGES)
+    assert np.array_equal(keras.ops.convert_to_numpy(layer(images, training=False)), images)
+    assert not given and keras.ops.convert_to_numpy(layer.seed_generator.state).tolist() == [1, 0]
+    twice = keras.ops.convert_to_numpy(layer(images, training=True))
+    assert given == [RANGES] and keras.ops.convert_to_numpy(layer.seed_generator.state).tolist() == [1, 2]
+    seed = keras.random.SeedGenerator(0)
+    seed.state.assign([1, 1])  # the first operation drew before
+    threshold = keras.ops.convert_to_numpy(keras.random.uniform((8, 1, 1, 1), 100, 150, seed=seed))
+    assert np.array_equal(twice, np.where(once < threshold, 0, 255))
+    assert 0.1 < (twice == 0).mean() < 0.9
+
+
 def build_small(x, classes):
     x = keras.layers.Dropout(0.5, name="dropout_a")(keras.layers.Flatten(name="flatten")(x))
     return keras.layers.Dropout(0.5, name="dropout_b")(x)
 
 
+def training_twin():
+    """The training model of a small network with three random layers, and its core."""
+    recipe = recipes.row(build_small)
+    model = common.finished_model(recipe.build, recipe.settings, 10, "small")
+    return training.training_model(model, RANGES, "float32")
+
+
 @pytest.fixture(scope="module")
 def draws():
     """draws(seed, fold, first, count): what the random layers make of `count` training steps after step `first`."""
-    model = common.finished_model(recipes.Recipe(build_small), 10, "small")
-    training, core = common.training_model(model, RANGES, "float32")
+    whole, core = training_twin()
     images = smooth_pictures(4)
 
     def draw(seed, fold, first, count):
-        common.seed_layers(training, core, seed, fold, first)
-        return [keras.ops.convert_to_numpy(training(images, training=True)) for _ in range(count)]
+        training.seed_layers(whole, core, seed, fold, first)
+        return [keras.ops.convert_to_numpy(whole(images, training=True)) for _ in range(count)]
 
     return draw
 
@@ -189,10 +218,9 @@ def test_draws_follow_from_seed_fold_and_step(draws):
 
 
 def test_random_layers_draw_apart_from_each_other():
-    model = common.finished_model(recipes.Recipe(build_small), 10, "small")
-    training, core = common.training_model(model, RANGES, "float32")
-    common.seed_layers(training, core, 0, 1, 4)
-    layers = [training.get_layer("augment"), core.get_layer("dropout_a"), core.get_layer("dropout_b")]
+    whole, core = training_twin()
+    training.seed_layers(whole, core, 0, 1, 4)
+    layers = [whole.get_layer("augment"), core.get_layer("dropout_a"), core.get_layer("dropout_b")]
     states = [keras.ops.convert_to_numpy(layer.seed_generator.state).tolist() for layer in layers]
     assert len({key for key, _ in states}) == 3
     assert {step for _, step in states} == {4}

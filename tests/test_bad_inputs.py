@@ -23,10 +23,10 @@ from conftest import CLASSES, copy_project, make
 from keras import layers
 
 import common
-import files
-import options
 import recipes
-from options import InputError
+from runs import Run
+from util import backend, cli, files, knobs
+from util.cli import InputError
 
 STEM, AUTOENCODER = "checkpoints/small_cnn_fold1", "checkpoints/small_autoencoder"
 STATE = "checkpoints/small_cnn_fold2.state"
@@ -47,16 +47,26 @@ def call(command):
     script, *words = shlex.split(command)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(sys, "argv", [f"{script}.py", *words])
-        options.run(importlib.import_module(script).main)
+        cli.run(importlib.import_module(script).main)
     return end.value.code
 
 
 # --- Options, refused before TensorFlow is loaded -------------------------------------------------------------------
 
-WHOLE, BATCH = "is not a whole number, at least 1", "is not a whole number, at least 1 and at most 65536"
+WHOLE, BATCH = (
+    "is not a whole number, at least 1 and at most 1000000",
+    "is not a whole number, at least 1 and at most 65536",
+)
 FOLD, SEED = (
     "is not a whole number, at least 1 and at most 1000",
     "is not a whole number, at least 0 and at most 4294967295",
+)
+PRECISION, TARGET = "is not auto or float32 or mixed_bfloat16", "is not augmented or original"
+ENCODER = "is not frozen or tuned or scratch or random"
+MODEL = "is not cnn or autoencoder or autoencoder_cls or mod_autoencoder_cls"
+ARCHS, NO_CONFIG = (
+    "is no network of cnn; its networks are elu, leaky, pool3, wide5, dropout",
+    "give a record, or settings like a record's",
 )
 RATE, SHARE = "is not a number, at least 0", "is not a number, more than 0 and less than 1"
 NAME, LIST = (
@@ -69,7 +79,7 @@ NO_PATH, UNPRINTABLE = (
     "holds what cannot be printed; rename the file",
 )
 
-OPTIONS = {  # command: its sentence, before "; ... --help lists the options"
+OPTIONS = {  # command: its sentence, before "; ... --help lists the options" where it does not say more itself
     "train_cnn --epochs 0": f"argument --epochs: '0' {WHOLE}",
     "train_cnn --epochs -5": f"argument --epochs: '-5' {WHOLE}",
     "train_autoencoder --epochs": "argument --epochs: expected one argument",
@@ -90,43 +100,80 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options"
     "train_ae_classifier --val 1": f"argument --val: '1' {SHARE}",
     "train_cnn --fold 0": f"argument --fold: '0' {FOLD}",
     "train_ae_classifier --fold 1001": f"argument --fold: '1001' {FOLD}",
-    "train_autoencoder --fold 2": "unrecognized arguments: --fold 2",
+    "train_autoencoder --fold 2": "unrecognized arguments: --fold",
     "train_cnn --seed -1": f"argument --seed: '-1' {SEED}",
     "train_autoencoder --seed 4294967296": f"argument --seed: '4294967296' {SEED}",
     "train_cnn --name ../../up": f"argument --name: '../../up' {NAME}",
     "train_autoencoder --name '$(touch pwned)'": f"argument --name: '$(touch pwned)' {NAME}",
     "evaluate --model cnn --name 'a\nb'": rf"argument --name: 'a\nb' {NAME}",
-    "train_cnn --precision half": like("argument --precision: invalid choice: 'half' {}"),
+    "train_cnn --precision half": f"argument --precision: 'half' {PRECISION}",
     "evaluate --model cnn --data ''": f"argument --data: {NO_PATH}",
     "train_cnn --data 'a\nb.npz'": rf"argument --data: 'a\nb.npz' {UNPRINTABLE}",
     "train_autoencoder --data \udcff.npz": rf"argument --data: '\udcff.npz' {UNPRINTABLE}",  # a byte that is no UTF-8
-    "train_autoencoder --target sharp": like("argument --target: invalid choice: 'sharp' {}"),
-    "train_ae_classifier --encoder warm": like("argument --encoder: invalid choice: 'warm' {}"),
-    "train_cnn --arch resnet": like("argument --arch: invalid choice: 'resnet' {}"),
-    "evaluate --model cnn --arch ''": like("argument --arch: invalid choice: '' {}"),
-    "train_cnn --encoder scratch": "unrecognized arguments: --encoder scratch",
+    "train_autoencoder --target sharp": f"argument --target: 'sharp' {TARGET}",
+    "train_ae_classifier --encoder warm": f"argument --encoder: 'warm' {ENCODER}",
+    "train_cnn --arch resnet": f"ARCH=resnet {ARCHS}",
+    "evaluate --model cnn --arch ''": f"ARCH= {ARCHS}",
+    "train_cnn --encoder scratch": "unrecognized arguments: --encoder",
     "compare --runs ''": f"argument --runs: '' {RUN_NAMES}",
     "compare --runs 'cnn ../up'": f"argument --runs: 'cnn ../up' {RUN_NAMES}",
     "compare --baseline '$(touch pwned)'": f"argument --baseline: '$(touch pwned)' {RUN_NAMES}",
     "compare --baseline a/b": f"argument --baseline: 'a/b' {RUN_NAMES}",
-    "compare --data digits": "unrecognized arguments: --data digits",
-    "train_cnn --config none.json": "argument --config: there is no file 'none.json'",
+    "compare --data digits": "unrecognized arguments: --data",
+    "train_cnn --config none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
     "train_ae_classifier --config ''": f"argument --config: {NO_PATH}",
-    "train_autoencoder --config .": "argument --config: there is no file '.'",
+    "train_autoencoder --config .": f"CONFIG: there is no file '.'; {NO_CONFIG}",
     "train_ae_classifier --check=1": "argument --check: ignored explicit argument '1'",
     "train_autoencoder --noaug=1": "argument --noaug: ignored explicit argument '1'",
     "train_ae_classifier --modified=yes": "argument --modified: ignored explicit argument 'yes'",
     "train_cnn --force=": "argument --force: ignored explicit argument ''",
     "train_autoencoder --if-missing=0": "argument --if-missing: ignored explicit argument '0'",
     "train_ae_classifier --if-missing": "unrecognized arguments: --if-missing",
-    "train_cnn --epoch 5": "unrecognized arguments: --epoch 5",
+    "compare --shared=1": "argument --shared: ignored explicit argument '1'",
+    "train_cnn --epoch 5": "unrecognized arguments: --epoch",
     "train_cnn 'two\nlines'": "unrecognized arguments: two lines",
     "evaluate": "the following arguments are required: --model",
-    "evaluate --model resnet": like("argument --model: invalid choice: 'resnet' {}"),
-    "evaluate --model ''": like("argument --model: invalid choice: '' {}"),
+    "evaluate --model resnet": f"argument --model: 'resnet' {MODEL}",
+    "evaluate --model ''": f"argument --model: '' {MODEL}",
     "evaluate --model cnn --model-path ''": f"argument --model-path: {NO_PATH}",
     "evaluate --model cnn --model-path '\033[2Ja'": rf"argument --model-path: '\x1b[2Ja' {UNPRINTABLE}",
-    "evaluate --model cnn --epochs 3": "unrecognized arguments: --epochs 3",
+    "evaluate --model cnn --epochs 3": "unrecognized arguments: --epochs",
+}
+KNOBS = {  # the same in make's words
+    "train_cnn EPOCHS=0": f"EPOCHS: '0' {WHOLE}",
+    "train_autoencoder NOAUG=1 EPOCHS=true": f"EPOCHS: 'true' {WHOLE}",
+    "train_ae_classifier --patience 3 PATIENCE=": f"PATIENCE: '' {WHOLE}",
+    "evaluate MODEL=cnn BATCH=65537": f"BATCH: '65537' {BATCH}",
+    "train_cnn LR=inf": f"LR: 'inf' {RATE}",
+    "train_ae_classifier KEEP=[3,4]": "KEEP: '[3,4]' is not a whole number, at least 2",
+    "train_autoencoder REDUCED=bird,": f"REDUCED: 'bird,' {LIST}",
+    "train_cnn VAL=1e400": f"VAL: '1e400' {SHARE}",
+    "train_autoencoder SEED=1.5": f"SEED: '1.5' {SEED}",
+    "train_ae_classifier NAME=tuned": "NAME: 'tuned' is a word that run names hold already; choose another",
+    "evaluate MODEL=cnn 'NAME=a=b'": f"NAME: 'a=b' {NAME}",
+    "train_cnn PRECISION=bfloat16": f"PRECISION: 'bfloat16' {PRECISION}",
+    "train_cnn 'DATA=a\nb.npz'": rf"DATA: 'a\nb.npz' {UNPRINTABLE}",
+    "train_autoencoder TARGET=": f"TARGET: '' {TARGET}",
+    "evaluate MODEL=cnn ENCODER=none": f"ENCODER: 'none' {ENCODER}",
+    "train_cnn ARCH=resnet": f"ARCH=resnet {ARCHS}",
+    "train_cnn CONFIG=none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
+    "train_autoencoder CONFIG=": f"CONFIG: {NO_PATH}",
+    "evaluate MODEL=vgg": f"MODEL: 'vgg' {MODEL}",
+    "compare RUNS=../up": f"RUNS: '../up' {RUN_NAMES}",
+    "compare BASELINE=": f"BASELINE: '' {RUN_NAMES}",
+    "train_cnn FORCE=yes": "FORCE=yes is neither 1 nor 0",
+    "train_autoencoder 'NOAUG=\n'": "NOAUG=  is neither 1 nor 0",
+    "train_ae_classifier --shared NOAUG=2": "NOAUG=2 is neither 1 nor 0",
+    "train_cnn --shared FORCE=2 EPOCHS=0 FOLDS=x SEED=-1": f"SEED: '-1' {SEED}",  # the others are no shared ones
+    "train_cnn EPOCHS": "unrecognized arguments: EPOCHS",
+    "train_cnn NOAUG=1": like("it does not take NOAUG; it takes {}", "[A-Z]+(?:, [A-Z]+){13}"),
+    "train_autoencoder ENCODER=tuned": like("it does not take ENCODER; it takes {}", "[A-Z, ]+"),
+    "train_ae_classifier epochs=3": like("it does not take epochs; it takes {}", "[A-Z, ]+"),
+    "train_cnn FOLD=1": like("it does not take FOLD; it takes {}", "[A-Z, ]+"),
+    "evaluate MODEL=cnn EPOCHS=3": (
+        "it does not take EPOCHS; it takes ARCH, DATA, NAME, NOAUG, TARGET, ENCODER, MODEL, BATCH"
+    ),
+    "compare DATA=digits": "it does not take DATA; it takes NAME, RUNS, BASELINE",
 }
 COMBINATIONS = {
     "train_ae_classifier --noaug --target original": (
@@ -154,23 +201,47 @@ COMBINATIONS = {
 }
 
 
-@pytest.mark.parametrize("command", [*OPTIONS, *COMBINATIONS])
+REFUSED = {**OPTIONS, **KNOBS, **COMBINATIONS}
+SAYS_MORE = re.compile("(ARCH|CONFIG|NOAUG|FORCE)=|CONFIG: there is no file|.* it takes ")  # than --help would
+
+
+def text_of(sentence):
+    return getattr(sentence, "pattern", sentence).replace("\\", "")
+
+
+@pytest.mark.parametrize("command", REFUSED)
 def test_options_are_refused_without_loading_the_heavy_packages(command, workdir, monkeypatch, capfd):
-    monkeypatch.setitem(sys.modules, "common", None)  # importing it would be an error
+    monkeypatch.setattr(backend, "load", pytest.fail)
+    for name in ("keras", "tensorflow", "sklearn", "scipy", "skimage", "training"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it would be an error
     assert call(command) == 2
     (line,) = capfd.readouterr().err.splitlines()
     script = f"{command.split()[0]}.py"
     end = f"; {script} --help lists the options"
-    assert line.startswith(f"{script}: ") and line.endswith(end) == (command in OPTIONS)
-    assert_sentence(line.removeprefix(f"{script}: ").removesuffix(end), {**OPTIONS, **COMBINATIONS}[command])
+    told = command not in COMBINATIONS and not SAYS_MORE.match(text_of(REFUSED[command]))
+    assert line.startswith(f"{script}: ") and line.endswith(end) == told
+    assert_sentence(line.removeprefix(f"{script}: ").removesuffix(end), REFUSED[command])
     assert not list(workdir.iterdir())
 
 
-def test_every_option_is_among_them_and_none_more_than_three_times():
-    sentences = [getattr(sentence, "pattern", sentence).replace("\\", "") for sentence in OPTIONS.values()]
-    refused = [match[1] for match in map(re.compile(r"argument --([\w-]+): ").match, sentences) if match]
-    assert set(refused) == set(options.OPTIONS)
+def names_in(rows):
+    """What the sentences begin with: the options or knobs that are refused for their value."""
+    beginnings = map(re.compile(r"(?:argument --)?([\w-]+)[:=]").match, map(text_of, rows.values()))
+    return [match[1] for match in beginnings if match]
+
+
+def test_every_option_is_among_them_and_none_more_than_three_times(monkeypatch, capsys):
+    known = set()
+    for script in ("train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare"):
+        assert call(f"{script} --help") == 0
+        known |= set(re.findall(r"^  --([\w-]+)", capsys.readouterr().out, re.MULTILINE))
+    refused = [name.lower() for name in names_in(OPTIONS)]  # ARCH and CONFIG are called by their knobs
+    assert set(refused) == known
     assert max(map(refused.count, refused)) == 3
+
+
+def test_every_knob_is_among_them():
+    assert set(names_in(KNOBS)) == {knob for *_, knob in knobs.declared() if knob}
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------
@@ -192,7 +263,9 @@ def tiny_recipes():
     builders = {"cnn": tiny_classifier, "autoencoder": tiny_autoencoder}
     with pytest.MonkeyPatch.context() as patch:
         for name, build in builders.items():
-            patch.setitem(recipes.RECIPES, name, dataclasses.replace(recipes.RECIPES[name], build=build, epochs=1))
+            row = recipes.RECIPES[name]
+            settings = row.settings.model_copy(update={"epochs": 1})
+            patch.setitem(recipes.RECIPES, name, dataclasses.replace(row, build=build, settings=settings))
         yield
 
 
@@ -204,7 +277,7 @@ def study(npz, tiny_recipes, tmp_path_factory):
         patch.chdir(folder)
         shutil.copy(npz, "small.npz")
         assert call("train_cnn --data small.npz") == call("train_autoencoder --data small.npz") == 0
-        patch.setattr(common.Run, "finish", lambda *_: None)
+        patch.setattr(Run, "finish", lambda *_: None)
         assert call("train_cnn --data small.npz --fold 2") == 0
     return folder
 
@@ -466,7 +539,7 @@ MODELS = {
     "a class of ours": (
         OWN,
         OPEN.format("Could not locate class 'Augment'"),
-        own(last_layer, module="common", class_name="Augment"),
+        own(last_layer, module="training", class_name="Augment"),
     ),
     "a custom class": (
         OWN,
@@ -532,7 +605,7 @@ REPORT = "evaluate --data small.npz --model cnn"
 APART = f"{STEM}.keras and its record small_cnn_fold1.json do not belong together, or one is damaged ({{}}): " + (
     AGAIN := "train it again with FORCE=1"
 )
-LACKS, DIFFERS = "the record lacks what records hold", "the checkpoint is not the one of the record"
+LACKS, DIFFERS = "it lacks {!r}, or has something else there".format, "the checkpoint is not the one of the record"
 DAMAGED = f"{STATE} is damaged ({{}}): FORCE=1 starts this training again"
 RUNS = {
     "nothing trained": (
@@ -556,22 +629,31 @@ RUNS = {
         lambda: write(f"{STEM}.json", Path(f"{STEM}.json").read_text().replace('"best_epoch": 1', '"best_epoch": 2')),
     ),
     "a nested record": (CNN, like(APART, "maximum recursion .*"), on(f"{STEM}.json", write, "[" * 100_000)),
-    "a list": (CNN, APART.format(LACKS), record(lambda found: [found])),
+    "a list": (CNN, APART.format("it is no dictionary"), record(lambda found: [found])),
     "a hash alone": (
         CNN,
-        APART.format(LACKS),
+        APART.format(LACKS("settings")),
         record(lambda found: {"checkpoint_sha256": found["checkpoint_sha256"]}),
     ),
-    "no history": (REPORT, APART.format(LACKS), record(lambda found: {**found, "history": {}})),
+    "no history": (REPORT, APART.format(LACKS("history.loss")), record(lambda found: {**found, "history": {}})),
     "a history of words": (
         REPORT,
-        APART.format(LACKS),
+        APART.format(LACKS("history.val_loss.0")),
         record(lambda found: found["history"].update(val_loss=["low"])),
     ),
-    "classes in words": (REPORT, APART.format(LACKS), record(lambda found: found["data"].update(reduced="bird"))),
+    "classes in words": (
+        REPORT,
+        APART.format(LACKS("data.reduced")),
+        record(lambda found: found["data"].update(reduced="bird")),
+    ),
+    "no curve of the score": (
+        CNN,
+        APART.format(LACKS("history.val_accuracy")),
+        record(lambda found: found["history"].pop("val_accuracy") and None),
+    ),
     "the autoencoder's record": (
         "train_autoencoder --data small.npz --if-missing",
-        APART.replace("small_cnn_fold1", "small_autoencoder").format(LACKS),
+        APART.replace("small_cnn_fold1", "small_autoencoder").format(LACKS("data")),
         record(lambda found: {**found, "data": None}, AUTOENCODER),
     ),
     "a state of text": (SECOND, DAMAGED.format("File is not a zip file"), on(STATE, write, "a state")),
@@ -625,7 +707,7 @@ def test_what_a_refusal_advises_replaces_what_is_damaged(copy):
         cut(path)
     assert call(CNN) == 2
     assert call(f"{CNN} --force") == 0
-    assert common.Run.at(f"{STEM}.keras").read_record()["best_epoch"] == 1
+    assert Run.at(f"{STEM}.keras").read_record()["best_epoch"] == 1
 
 
 def test_the_traps_are_such_where_everything_is_allowed(copy):
@@ -641,32 +723,36 @@ def test_the_traps_are_such_where_everything_is_allowed(copy):
 
 # --- make -----------------------------------------------------------------------------------------------------------
 
-FOLDS = 'is not a list of whole numbers from 1, such as "1 2 3"'
+FOLDS = 'is not a list of whole numbers from 1 to 1000, such as "1 2 3"'
+KNOWN = " ".join(sorted({knob for *_, knob in knobs.declared() if knob} | knobs.OF_MAKE.keys()))
 MAKE = {
-    "cnn NOUAG=1": like("there is no knob NOUAG; the knobs are ARCH DATA KEEP {}"),
-    "cnn SHELL=/bin/false": like("there is no knob SHELL; the knobs are ARCH DATA KEEP {}"),
-    "ae NOAUG=2": "NOAUG=2 is neither 1 nor 0",
-    "ae_cls 'FORCE=1 1'": "FORCE=1 1 is neither 1 nor 0",
-    "cnn 'FORCE=yes\nplease'": "FORCE=yes please is neither 1 nor 0",
+    "cnn NOUAG=1": f"there is no knob NOUAG; the knobs are {KNOWN}",
+    "cnn SHELL=/bin/false": f"there is no knob SHELL; the knobs are {KNOWN}",
+    "ae 'NOUAG=$(shell touch pwned)`touch pwned`'": f"there is no knob NOUAG; the knobs are {KNOWN}",
+    "test-eval MODEL=cnn epochs=3": f"there is no knob epochs; the knobs are {KNOWN}",
     "cnn FOLDS=0": f"FOLDS=0 {FOLDS}",
     "cnn 'FOLDS=1\nx'": f"FOLDS=1 x {FOLDS}",
     "mod_ae_cls 'FOLDS=$(shell touch pwned)`touch pwned`'": f"FOLDS=$(shell touch pwned)`touch pwned` {FOLDS}",
     "ae FOLDS=1": "make ae does not take FOLDS",
-    "cnn NOAUG=1": "make cnn does not take NOAUG",
-    "cnn MODEL=cnn": "make cnn does not take MODEL",
+    "cnn FOLDS=1001": f"FOLDS=1001 {FOLDS}",
     "help EPOCHS=3": "make help does not take EPOCHS",
     "clean NAME=x": "make clean does not take NAME",
-    "test-eval MODEL=": "make test-eval needs a MODEL, such as MODEL=cnn",
     "cnnn": like("make: *** No rule to make target {}.  Stop.", ".cnnn."),
     "cnn-fold6": like("make: *** No rule to make target {}.  Stop.", ".cnn-fold6."),
 }
 THROUGH_MAKE = {  # the sentence is the script's, before "; ... --help lists the options"
-    "cnn FOLDS=1 NAME=../up": f"train_cnn.py: argument --name: '../up' {NAME}",
-    "ae 'DATA=two\nlines.npz'": rf"train_autoencoder.py: argument --data: 'two\nlines.npz' {UNPRINTABLE}",
-    """test-eval 'MODEL=$(touch pwned)`touch pwned`";touch pwned;'""": like(
-        """evaluate.py: argument --model: invalid choice: '$(touch pwned)`touch pwned`";touch pwned;' {}"""
+    "cnn FOLDS=1 NAME=../up": f"train_cnn.py: NAME: '../up' {NAME}",
+    "ae 'DATA=two\nlines.npz'": rf"train_autoencoder.py: DATA: 'two\nlines.npz' {UNPRINTABLE}",
+    """test-eval 'MODEL=$(touch pwned)`touch pwned`";touch pwned;'""": (
+        f"""evaluate.py: MODEL: '$(touch pwned)`touch pwned`";touch pwned;' {MODEL}"""
     ),
-    "ae_cls FOLDS=1 EPOCHS=0": f"train_ae_classifier.py: argument --epochs: '0' {WHOLE}",  # before the autoencoder
+    "test-eval MODEL=": "evaluate.py: the following arguments are required: --model",
+    "ae_cls FOLDS=1 EPOCHS=0": f"train_ae_classifier.py: EPOCHS: '0' {WHOLE}",  # before the autoencoder
+    "ae NOAUG=2": "train_autoencoder.py: NOAUG=2 is neither 1 nor 0",
+    "ae_cls FOLDS=1 'FORCE=1 1'": "train_ae_classifier.py: FORCE=1 1 is neither 1 nor 0",
+    "cnn FOLDS=1 'FORCE=yes\nplease'": "train_cnn.py: FORCE=yes please is neither 1 nor 0",
+    "cnn FOLDS=1 NOAUG=1": like("train_cnn.py: it does not take NOAUG; it takes {}", "[A-Z, ]+"),
+    "cnn FOLDS=1 MODEL=cnn": like("train_cnn.py: it does not take MODEL; it takes {}", "[A-Z, ]+"),
 }
 
 
@@ -683,7 +769,7 @@ def test_make_refuses(command, project):
     line, *rest = result.stderr.splitlines()
     if command in MAKE:
         assert not rest and not result.stdout
-        assert_sentence(re.sub(r"^knobs\.mk:\d+: \*\*\* (.*)\.  Stop\.$", r"\1", line), MAKE[command])
+        assert_sentence(re.sub(r"^Makefile:\d+: \*\*\* (.*)\.  Stop\.$", r"\1", line), MAKE[command])
     else:  # make adds a line of its own where a command ends with an error
         assert len(rest) == 1 and rest[0].startswith("make: *** [")
         assert_sentence(re.sub(r"; \w+\.py --help lists the options$", "", line), THROUGH_MAKE[command])
@@ -699,11 +785,11 @@ def read_data():
 
 
 def read_record():
-    return common.Run.at(f"{STEM}.keras").read_record()
+    return Run.at(f"{STEM}.keras").read_record()
 
 
 def read_model():
-    return dict(enumerate(common.Run.at("own.keras").load_model().get_weights()))
+    return dict(enumerate(Run.at("own.keras").load_model().get_weights()))
 
 
 DAMAGE = {  # kind of file: (path, how it is read, how many places are damaged)
@@ -771,7 +857,7 @@ def test_extremes_that_work(strange, words):
     reduced = "" if "--reduced" in words else "--reduced none"
     assert call(f"train_cnn {strange} --epochs 1 {words} {reduced}") == 0
     (path,) = Path("checkpoints").glob("*.json")
-    record = common.Run.at(path.with_suffix(".keras")).read_record()
+    record = Run.at(path.with_suffix(".keras")).read_record()
     assert len(record["history"]["loss"]) == record["best_epoch"] == 1
     assert all(np.isfinite(values).all() for values in record["history"].values())
     assert "keep 2" not in words or record["settings"]["keep"] == [2, 2]

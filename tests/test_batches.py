@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import common
+import training
 
 # A fold of the reference: 4,250 training images a class, 2,125 of the three that are reduced.
 REFERENCE = np.random.default_rng(0).permutation(
@@ -88,7 +89,7 @@ def test_a_batch_is_a_pure_function_of_seed_fold_and_step():
 
 
 def test_a_later_first_step_goes_on_with_the_same_stream():
-    whole, rest = batches_of(SMALL, 16), batches_of(SMALL, 16, first_step=21)
+    whole, rest = batches_of(SMALL, 16), training.Batches(batches_of(SMALL, 16), first_step=21)
     for step in range(30):
         assert np.array_equal(rest[step][0], whole[21 + step][0])
 
@@ -134,8 +135,9 @@ class BatchMeans(keras.callbacks.Callback):
 @pytest.mark.parametrize("first_step", [0, 8])
 def test_fit_sees_the_stream_in_order_across_epochs(workers, first_step):
     images = pictures(SMALL)
-    batches = common.BalancedBatches(images, SMALL, 8, first_step=first_step)
-    batches.workers = workers
+    batches = common.BalancedBatches(images, SMALL, 8)
+    for_fit = training.Batches(batches, first_step)
+    for_fit.workers = workers
     expected = [images[batches.rows(first_step + step)].mean() for step in range(8)]
     assert np.diff(sorted(expected)).min() > 0.01  # no two batches could be taken for each other
 
@@ -143,5 +145,5 @@ def test_fit_sees_the_stream_in_order_across_epochs(workers, first_step):
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(image)))
     model.compile("sgd", loss=lambda labels, means: keras.ops.mean(means, axis=-1))
     seen = BatchMeans()
-    model.fit(batches, steps_per_epoch=4, epochs=2, callbacks=[seen], shuffle=False, verbose=0)
+    model.fit(for_fit, steps_per_epoch=4, epochs=2, callbacks=[seen], shuffle=False, verbose=0)
     assert np.allclose(seen.means, expected, atol=0.002)

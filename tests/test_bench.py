@@ -9,7 +9,7 @@ from keras import layers
 
 import bench
 import common
-import options
+import recipes
 
 CNN = 1024 * 27 * 64 + 256 * 576 * 64 + 4096 * 512 + 512 * 64 + 64 * 10  # multiply-adds for one image, by hand
 
@@ -85,7 +85,7 @@ def test_every_figure_of_a_model_is_measured(monkeypatch):
 @pytest.mark.long
 def test_the_benchmark_writes_its_table(workdir, capsys):
     bench.main([])
-    found = json.loads((workdir / options.IMAGES / "benchmark.json").read_text())
+    found = json.loads((workdir / recipes.IMAGES / "benchmark.json").read_text())
     assert list(found["models"]) == list(bench.MODELS)
     printed = capsys.readouterr().out
     assert bench.show_table(found["models"]) in printed and "imgs/benchmark.json is written" in printed

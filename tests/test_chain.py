@@ -89,9 +89,9 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
     assert visible(project / "checkpoints") == checkpoints
     assert visible(project / "imgs") == images | {f"digits_distribution_{arch}.png"}
     report = json.loads((project / f"imgs/digits_cnn_{arch}_report.json").read_text())
-    settings, recipe = report["folds"]["1"]["record"]["settings"], recipes.RECIPES[f"cnn_{arch}"]
+    settings, own = report["folds"]["1"]["record"]["settings"], recipes.RECIPES[f"cnn_{arch}"].settings
     for name in ("split", "val", "optimizer", "learning_rate", "batch_size", "balanced", "schedule", "monitor"):
-        assert settings[name] == getattr(recipe, name)
+        assert settings[name] == getattr(own, name)
     assert settings["reduced"] == []
     assert report["summary"]["accuracy"]["mean"] > (0.8 if arch != "dropout" else 0.09)
 
@@ -124,12 +124,19 @@ def test_the_convolutional_autoencoder_and_the_classifier_on_it_on_digits(projec
     assert again["settings"] == {**edited, "epochs": 1}
 
 
+def insert(path, place, text):
+    """Put `text` in place of `place`, which the file has once."""
+    content = path.read_text()
+    assert content.count(place) == 1
+    path.write_text(content.replace(place, text))
+
+
 @pytest.mark.long
 def test_a_network_of_ones_own_is_what_the_readme_says(project):
-    example = re.search(r"```python\n(def build_small.*?)\n\n    (\"cnn_small\": .*?,)\n```", README, re.DOTALL)
-    path = project / "recipes.py"
-    text = path.read_text().replace("# --- Recipes", f"{example[1]}\n\n\n# --- Recipes")
-    path.write_text(text.replace("RECIPES = {\n", f"RECIPES = {{\n    {example[2]}\n"))
+    builder, row = re.findall(r"```python\n(.*?)```\n", README, re.DOTALL)
+    assert builder.startswith("def build_small(x, classes):\n") and row.startswith('    "cnn_small": row(')
+    insert(project / "common.py", "def build_elu(", f"{builder}\n\ndef build_elu(")
+    insert(project / "recipes.py", "RECIPES = {\n", f"RECIPES = {{\n{row}")
     typed(project, "cnn", "ARCH=small", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", timeout=200)
     record = json.loads((project / "checkpoints/digits_cnn_small_fold2.json").read_text())
     assert record["settings"].items() >= {"model": "cnn_small", "batch_size": 64, "balanced": True}.items()

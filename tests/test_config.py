@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -15,8 +17,15 @@ import recipes
 import train_ae_classifier
 import train_autoencoder
 import train_cnn
-from options import InputError
-from settings import resolve
+from common import Ranges
+from recipes import PLAIN, RECIPES, OptimizerConfig, Settings
+from runs import Run
+from training import new_optimizer
+from util.cli import InputError
+from util.settings import Part, setting
+
+HASHES = {"sha256", "kept_sha256", "train_sha256", "autoencoder_sha256"}
+REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
 
 
 @pytest.fixture
@@ -28,6 +37,22 @@ def config(workdir):
         return "config.json"
 
     return config
+
+
+@pytest.fixture
+def resolve(arguments):
+    """resolve('cnn', '--epochs', 3): the settings of that training, as its script finds them."""
+
+    def resolve(name, *argv, on_demand=False):
+        return recipes.resolve(name, *arguments(*argv), on_demand, **chosen(name)).settings
+
+    return resolve
+
+
+@pytest.fixture
+def of_file(config, resolve):
+    """of_file('cnn', content): the settings of a training with a CONFIG of this content."""
+    return lambda name, content, *argv, **more: resolve(name, "--config", config(content), *argv, **more)
 
 
 def chosen(name):
@@ -46,91 +71,123 @@ def said(script, words):
 # --- What comes of it ---
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_every_recipe_s_settings_come_back(config, arguments, npz, name):
-    row = recipes.RECIPES[name]
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_s_settings_come_back(of_file, npz, name):
+    row = RECIPES[name].settings
     changed = {"learning_rate": 0.5, "epochs": row.epochs + 1, "optimizer": "sgd", "scale": 0.5, "seed": 3, "val": 0.3}
-    network = {key: 0.25 if key == "dropout" else value for key, value in row.network.items()}
-    recipe = dataclasses.replace(row, **changed, network=network, ranges=recipes.Ranges(rotation=3), keep=7)
-    fold = common.prepare_fold(npz, recipe)
-    settings = common.resolved_settings(name, recipe, fold, **chosen(name))
-    fields = {field.name for field in dataclasses.fields(recipes.Recipe)}
-    assert fields - settings.keys() == {"build", "frozen_until", "encoder_end"}
+    network = row.network.model_copy(update={"dropout": 0.25} if "dropout" in type(row.network).model_fields else {})
+    changed |= {"network": network, "ranges": Ranges(rotation=3), "keep": 7}
+
+    def of_record(settings):
+        """As train() completes them."""
+        fold = common.prepare_fold(npz, settings).record
+        found = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
+        return settings.model_copy(update={key: fold[key] for key in found}).model_dump()
+
+    settings = of_record(row.model_copy(update={**changed, "model": name, **chosen(name)}))
+    assert settings == json.loads(json.dumps(settings))
+    assert {field.name for field in dataclasses.fields(recipes.Recipe)} - {"settings"} == {
+        "build",
+        "frozen_until",
+        "encoder_end",
+    }
     for content in (settings, {"run": "any", "settings": settings}):  # alone, or in a record
-        again = resolve(arguments("--config", config(content)), name, **chosen(name))
-        assert common.resolved_settings(name, again, common.prepare_fold(npz, again), **chosen(name)) == settings
+        assert of_record(of_file(name, content)) == settings
 
 
-def test_every_setting_can_be_changed_and_knobs_go_first(config, arguments):
+def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
     ranges, network = {"rotation": 5, "flip": False}, {"blocks": 2, "pooling": "max", "head_dropout": 0.5}
     other = {
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
-        **{"schedule": 0.5, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy", "patience": 4},
+        **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
+        **{"patience": 4},
     }
-    path = config({**other, "ranges": ranges, "network": network})
-    name = "autoencoder_cls_cae"
-    recipe, row = resolve(arguments("--config", path), name), recipes.RECIPES[name]
-    assert {key: getattr(recipe, key) for key in other} == other
-    assert [type(value) for value in (recipe.scale, recipe.learning_rate)] == [float, float]  # Keras wants them so
+    content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"
+    settings, row = of_file(name, content), RECIPES[name].settings
+    assert content.keys() == type(row).model_fields.keys() - HASHES - {"model", "encoder", "loss"}
+    assert {key: getattr(settings, key) for key in other} == other
+    assert [type(value) for value in (settings.scale, settings.learning_rate)] == [float, float]  # Keras wants them so
     assert all(value != getattr(row, key) for key, value in other.items())
-    assert recipe.ranges == dataclasses.replace(row.ranges, **ranges)
-    assert recipe.network == {**row.network, **network}
-    knobs = ("--epochs", 9, "--seed", 1, "--keep", 5, "--reduced", "truck", "--val", 0.1, "--batch-size", 2)
-    recipe = resolve(arguments("--config", path, *knobs), name)
-    assert (recipe.epochs, recipe.seed, recipe.keep, recipe.reduced) == (9, 1, 5, ["truck"])
-    assert (recipe.val, recipe.batch_size, recipe.optimizer) == (0.1, 2, "sgd")
+    assert settings.ranges == row.ranges.model_copy(update=ranges)
+    assert settings.network == row.network.model_copy(update=network)
+    knobs = ("--epochs", 9, "--seed", 1, "--keep", 5, "--reduced", "truck", "--val", 0.1, "BATCH=2")
+    settings = of_file(name, content, *knobs)
+    assert (settings.epochs, settings.seed, settings.keep, settings.reduced) == (9, 1, 5, ["truck"])
+    assert (settings.val, settings.batch_size, settings.optimizer) == (0.1, 2, "sgd")
 
 
-def test_each_class_keeps_its_own_number(npz, config, arguments):
-    recipe = recipes.Recipe(None, reduced=["truck", 2], keep=[30, 10])
-    assert common.prepare_fold(npz, recipe).record.items() >= {"reduced": [2, 9], "keep": [10, 30]}.items()
+@pytest.mark.parametrize("value", [0.5, 1, "plateau", "linear", "cosine", None])
+def test_schedules(of_file, value):
+    settings = of_file("cnn_leaky", {"schedule": value})
+    assert settings.schedule == value
+    assert not isinstance(settings.schedule, int)  # a factor is a float, by which it is known
+
+
+def test_each_class_keeps_its_own_number(npz, of_file):
+    settings = Settings(reduced=["truck", 2], keep=[30, 10])
+    assert common.prepare_fold(npz, settings).record.items() >= {"reduced": [2, 9], "keep": [10, 30]}.items()
     with pytest.raises(InputError, match="CONFIG reduces a class twice"):
-        common.prepare_fold(npz, dataclasses.replace(recipe, reduced=["bird", 2]))
-    path = config({"reduced": ["truck"], "keep": [30, 10]})
+        common.prepare_fold(npz, settings.model_copy(update={"reduced": ["bird", 2]}))
+    content = {"reduced": ["truck"], "keep": [30, 10]}
     with pytest.raises(InputError, match=r"'config\.json' keeps images of 2 classes, and 1 are reduced; give each"):
-        resolve(arguments("--config", path), "cnn")
-    typed = resolve(arguments("--config", path, "--reduced", "bird"), "cnn")  # of which the file's numbers are not
+        of_file("cnn", content)
+    typed = of_file("cnn", content, "--reduced", "bird")  # of which the file's numbers are not
     assert (typed.reduced, typed.keep) == (["bird"], None)
 
 
-def test_images_to_keep_are_of_the_study_s_classes_where_none_is_named(config, arguments):
-    path = config({"reduced": [], "keep": []})  # as a record of the whole training set has it
-    assert resolve(arguments("--config", path), "cnn").reduced == []
-    for argv in (("--config", path), ()):
-        recipe = resolve(arguments(*argv, "--keep", 9), "cnn_elu")
-        assert (recipe.reduced, recipe.keep) == (recipes.Recipe.reduced, 9)
-    assert resolve(arguments("--keep", 9, "--reduced", "none"), "cnn_elu").reduced == []
+def test_images_to_keep_are_of_the_study_s_classes_where_none_is_named(of_file, resolve):
+    content = {"reduced": [], "keep": []}  # as a record of the whole training set has it
+    assert of_file("cnn", content).reduced == []
+    for settings in (of_file("cnn_elu", content, "--keep", 9), resolve("cnn_elu", "--keep", 9)):
+        assert (settings.reduced, settings.keep) == (["2", "4", "9"], 9)
+    assert resolve("cnn_elu", "--keep", 9, "--reduced", "none").reduced == []
 
 
-def test_a_split_and_a_fold_exclude_each_other(config, arguments):
-    path = config({"split": "last"})
-    assert resolve(arguments("--config", path), "cnn").split == "last"
+def test_a_split_and_a_fold_exclude_each_other(of_file, resolve):
+    assert of_file("cnn", {"split": "last"}).split == "last"
     with pytest.raises(InputError, match="is of the last images held out, and a fold is a shuffle split"):
-        resolve(arguments("--config", path, "--fold", 1), "cnn")
-    assert resolve(arguments("--fold", 1), "cnn_elu").split == "first"  # which prepare_fold leaves for the fold
+        of_file("cnn", {"split": "last"}, "--fold", 1)
+    assert resolve("cnn_elu", "--fold", 1).split == "first"  # which prepare_fold leaves for the fold
 
 
-def test_published_records_can_be_fed_back(config, arguments):
-    for name in ("cnn", "cnn_leaky"):
-        report = json.loads((ROOT / f"imgs/{name}_report.json").read_text())
-        record = report["folds"]["1"]["record"]
-        recipe = resolve(arguments("--config", config(record)), name)
-        there = {"seed": 0, "reduced": record["settings"]["reduced"], "keep": record["settings"]["keep"]}
-        assert recipe == dataclasses.replace(recipes.RECIPES[name], **there)
+PUBLISHED = {
+    path.stem.removesuffix("_report"): json.loads(path.read_text())["folds"]["1"]["record"]
+    for path in (ROOT / "imgs").glob("*_report.json")
+}
+
+
+def test_published_records_are_of_every_age_and_kind():
+    settings = [record["settings"] for record in PUBLISHED.values()]
+    assert {recipes.model_of(each["model"]) for each in settings} == {"cnn", "autoencoder", "autoencoder_cls"}
+    assert len([each for each in settings if "reduce_lr" in each]) >= 1  # the oldest, without scale and split, too
+    assert len([each for each in settings if "schedule" in each and "network" not in each]) >= 5
+    assert len([each for each in settings if "network" in each and "warmup" not in each]) >= 4
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_records_can_be_fed_back(config, arguments, name):
+    there = dict(PUBLISHED[name]["settings"])
+    row = there["model"]
+    of_name = {key: there[key] for key in ("target", "augment", "encoder") if key in there}
+    for content in (PUBLISHED[name], there):
+        recipe = recipes.resolve(row, *arguments("--config", config(content)), **of_name)
+        if "reduce_lr" in there:
+            there["schedule"] = "plateau" if there.pop("reduce_lr") else None
+        assert recipe.settings.model_dump() == {**RECIPES[row].settings.model_dump(), **there}
+        assert dataclasses.replace(recipe, settings=None) == dataclasses.replace(RECIPES[row], settings=None)
 
 
 @pytest.mark.parametrize(
     ("argv", "ranges"),
-    [((), recipes.REFERENCE_RANGES), (("--data", "digits"), recipes.DIGITS_RANGES)],
+    [((), REFERENCE_RANGES), (("--data", "digits"), common.DIGITS_RANGES)],
+    ids=["cifar10", "digits"],
 )
-def test_digits_are_turned_less_than_pictures_unless_told(config, arguments, argv, ranges):
-    assert resolve(arguments(*argv), "cnn").ranges == ranges
-    assert resolve(arguments(*argv), "cnn_pool3").ranges == recipes.Ranges()  # has none
-    whole = dataclasses.asdict(recipes.REFERENCE_RANGES)
-    told = resolve(arguments(*argv, "--config", config({"ranges": whole})), "cnn")
-    assert told.ranges == recipes.REFERENCE_RANGES
-    assert not recipes.DIGITS_RANGES.flip
+def test_digits_are_turned_less_than_pictures_unless_told(of_file, resolve, argv, ranges):
+    assert resolve("cnn", *argv).ranges == ranges
+    assert resolve("cnn_pool3", *argv).ranges == PLAIN == Ranges()  # has none
+    assert of_file("cnn", {"ranges": REFERENCE_RANGES.model_dump()}, *argv).ranges == REFERENCE_RANGES
+    assert not common.DIGITS_RANGES.flip
 
 
 def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, workdir):
@@ -139,7 +196,7 @@ def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, work
     record = "checkpoints/small_cnn_pool3_fold2.json"
     assert "finished already" in said(train_cnn, f"{small} --arch pool3 --config {record}")
     said(train_cnn, f"{small} --arch pool3 --config {record} --name again")
-    first, again = (common.Run(f"small_cnn_pool3{name}", 2) for name in ("", "_again"))
+    first, again = (Run(f"small_cnn_pool3{name}", 2) for name in ("", "_again"))
     weights = [run.load_model().get_weights() for run in (first, again)]
     assert all(np.array_equal(one, other) for one, other in zip(*weights, strict=True))
     assert first.read_record()["settings"] == again.read_record()["settings"]
@@ -152,7 +209,7 @@ def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, work
     ):
         said(train_cnn, f"{small} --arch pool3 --config edited.json")
     said(train_cnn, f"{small} --arch pool3 --config edited.json --name sgd")
-    settings = common.Run("small_cnn_pool3_sgd", 2).read_record()["settings"]
+    settings = Run("small_cnn_pool3_sgd", 2).read_record()["settings"]
     assert (settings["optimizer"], settings["scale"], settings["batch_size"]) == ("sgd", 1 / 255, 50)
 
 
@@ -163,13 +220,13 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
     arch = f"--arch cae --data {npz}"
     Path("short.json").write_text(json.dumps({"epochs": 1, "seed": 5, "network": network}))
     said(train_autoencoder, f"{arch} --config short.json")
-    autoencoder = common.Run("small_autoencoder_cae").read_record()
+    autoencoder = Run("small_autoencoder_cae").read_record()
     assert autoencoder["settings"]["network"].items() >= network.items()
 
-    with pytest.raises(InputError, match=r"there is no small_autoencoder_cae\.keras .* run `make ae DATA=.* ARCH=cae`"):
+    with pytest.raises(InputError, match=r"there is no small_autoencoder_cae\.keras .* run `make ae ARCH=cae DATA=.*`"):
         said(train_ae_classifier, f"{arch} --epochs 1")  # seed 42: other images
     said(train_ae_classifier, f"{arch} --epochs 1 --seed 5")
-    run = common.Run("small_autoencoder_cls_cae", 1)
+    run = Run("small_autoencoder_cls_cae", 1)
     record = run.read_record()
     assert record["settings"]["network"].items() >= {**network, "pooling": "flatten"}.items()
     assert record["taken"] == [f"block{b}_{kind}{i}" for b in (1, 2) for i in (1, 2) for kind in ("conv", "norm")]
@@ -179,7 +236,7 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
 
     assert "it is used" in said(train_autoencoder, f"{arch} --config small.json --if-missing --name avg")
     said(train_ae_classifier, f"{arch} --config small.json --name avg")
-    record = common.Run("small_autoencoder_cls_cae_avg", 1).read_record()
+    record = Run("small_autoencoder_cls_cae_avg", 1).read_record()
     assert record["settings"]["network"].items() >= {**network, "pooling": "average"}.items()
     Path("other.json").write_text(json.dumps({**content, "network": {"blocks": 1}}))
     with pytest.raises(
@@ -190,27 +247,135 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
     with pytest.raises(InputError, match=r"another encoder than CONFIG.s: choose NAME=\.\.\. to keep it, and train"):
         said(train_autoencoder, f"{arch} --config other.json --if-missing")
     said(train_ae_classifier, f"{arch} --encoder scratch --config other.json")  # which needs none
-    record = common.Run("small_autoencoder_cls_cae_scratch", 1).read_record()
+    record = Run("small_autoencoder_cls_cae_scratch", 1).read_record()
     assert record["settings"]["network"]["blocks"] == 1
 
 
-def test_an_autoencoder_on_demand_takes_what_it_shares(config, arguments):
+def test_an_autoencoder_on_demand_takes_what_it_shares(of_file):
     content = {"seed": 5, "reduced": [3], "keep": [9], "val": 0.3, "epochs": 7, "ranges": {"rotation": 1}, "scale": 0.5}
-    path = config({**content, "network": {"blocks": 2, "pooling": "max"}, "model": "autoencoder_cls_cae"})
-    args = arguments("--config", path)
-    args.if_missing = True
-    recipe, row = (
-        resolve(args, "autoencoder_cae", **chosen("autoencoder_cae")),
-        recipes.RECIPES["autoencoder_cae"],
+    content |= {"offset": -0.25, "split": "last", "precision": "float32", "batch_size": 7, "optimizer": "sgd"}
+    content |= {"network": {"blocks": 2, "pooling": "max"}, "model": "autoencoder_cls_cae", "encoder": "frozen"}
+    settings, row = of_file("autoencoder_cae", content, on_demand=True), RECIPES["autoencoder_cae"].settings
+    assert (settings.seed, settings.reduced, settings.keep, settings.val, settings.scale) == (5, [3], [9], 0.3, 0.5)
+    assert (settings.offset, settings.split, settings.precision) == (-0.25, "last", "float32")
+    own = ("epochs", "ranges", "batch_size", "optimizer")
+    assert [getattr(settings, key) for key in own] == [getattr(row, key) for key in own]
+    assert settings.network == row.network.model_copy(update={"blocks": 2})
+    assert settings.model == "autoencoder_cae"
+
+
+# --- Optimizers and schedules ---
+
+OPTIMIZERS = [
+    ("SGD", {"momentum": 0.85, "nesterov": True}),
+    ("SGD", {}),
+    ("Muon", {"weight_decay": 0.1, "exclude_layers": ["probabilities"]}),
+    ("AdamW", {"weight_decay": 0.01}),
+    ("Adam", {"use_ema": True, "ema_momentum": 0.9, "beta_1": 0.8}),
+    ("Adam", {"amsgrad": True}),
+    ("Nadam", {"clipnorm": 1, "name": "own"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), OPTIMIZERS)
+def test_an_optimizer_is_a_configuration_of_keras_s(of_file, kind, values):
+    content = {"optimizer": {"class_name": kind, "config": values}, "learning_rate": 0.5, "schedule": None}
+    settings = of_file("cnn", content)
+    assert settings.model_dump()["optimizer"] == content["optimizer"]  # which a record holds
+    assert of_file("cnn", settings.model_dump(exclude=HASHES)) == settings
+    optimizer = new_optimizer(settings)
+    assert isinstance(optimizer, getattr(keras.optimizers, kind))
+    assert float(keras.ops.convert_to_numpy(optimizer.learning_rate)) == 0.5
+    plain = getattr(keras.optimizers, kind)(0.5, **values).get_config()
+    assert {key: value for key, value in optimizer.get_config().items() if key != "name"} == {
+        key: value for key, value in plain.items() if key != "name"
+    }
+
+
+def test_what_keras_serializes_is_taken_but_for_the_rate(of_file):
+    whole = keras.optimizers.serialize(keras.optimizers.SGD(0.5, momentum=0.9))
+    assert whole["module"] == "keras.optimizers"
+    with pytest.raises(InputError, match=r"holds optimizer\.config\.learning_rate"):
+        of_file("cnn", {"optimizer": whole})
+    del whole["config"]["learning_rate"]
+    settings = of_file("cnn", {"optimizer": whole})
+    assert settings.model_dump()["optimizer"] == {"class_name": "SGD", "config": whole["config"]}
+    assert new_optimizer(settings).momentum == 0.9
+
+
+def test_without_its_config_an_optimizer_is_keras_s_own(of_file):
+    settings = of_file("cnn", {"optimizer": {"class_name": "Lion"}})
+    assert settings.optimizer == OptimizerConfig(class_name="Lion", config={})
+    assert isinstance(new_optimizer(settings), keras.optimizers.Lion)
+
+
+REFUSED_OPTIMIZERS = [
+    ({"class_name": "Foo"}, r"'Foo' that Keras cannot make \(Could not interpret optimizer identifier: Foo\)"),
+    ({"class_name": ""}, r"'' that Keras cannot make \(Could not interpret optimizer identifier: \)"),
+    ({"class_name": "Optimizer"}, r"'Optimizer' that Keras cannot make \(.*\)"),
+    ({"class_name": "LossScaleOptimizer"}, r"'LossScaleOptimizer' that Keras cannot make \(.*\)"),
+    (
+        {"class_name": "SGD", "config": {"momentumm": 0.9}},
+        r"'SGD' that Keras cannot make \(Argument\(s\) not recognized: \{'momentumm': 0\.9\}\)",
+    ),
+    ({"class_name": "SGD", "config": {"momentum": 5}}, r"'SGD' that Keras cannot make \(`momentum` must be .*\)"),
+    ({"class_name": "SGD", "config": {"momentum": "a"}}, r"'SGD' that Keras cannot make \(`momentum` must be .*\)"),
+    ({"class_name": "AdamW", "config": {"weight_decay": "a"}}, r"'AdamW' that Keras cannot make \(.*\)"),
+    ({"class_name": "SGD", "config": {"clipnorm": "a"}}, r"'SGD' that Keras cannot make \(.*\)"),
+    ({"class_name": "Adam", "config": {"beta_1": [""]}}, r"'Adam' that Keras cannot make \(.*\)"),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "sentence"), REFUSED_OPTIMIZERS)
+def test_an_optimizer_that_keras_cannot_make_is_refused_before_the_autoencoder_is_trained(config, optimizer, sentence):
+    words = f"--check --config {config({'optimizer': optimizer})}"
+    with pytest.raises(InputError) as refusal:
+        said(train_ae_classifier, words)
+    (line,) = str(refusal.value).splitlines()
+    whole = rf"CONFIG holds an optimizer {sentence}: give a configuration as keras\.optimizers\.serialize shows it"
+    assert re.fullmatch(whole, line), line
+
+
+def test_an_optimizer_that_keras_cannot_make_leaves_nothing_behind(config, npz):
+    path = config({"optimizer": {"class_name": "SGD", "config": {"momentumm": 0.9}}})
+    with pytest.raises(InputError, match="CONFIG holds an optimizer 'SGD' that Keras cannot make"):
+        said(train_cnn, f"--data {npz} --config {path}")
+    assert not list(Path("checkpoints").glob("[!.]*"))
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 0.25])
+def test_a_schedule_rises_and_then_ends_at_zero(of_file, shape, warmup):
+    settings = of_file("cnn", {"schedule": shape, "warmup": warmup, "learning_rate": 0.5})
+    assert (settings.schedule, settings.warmup) == (shape, warmup)
+    optimizer, rates = new_optimizer(settings, steps=80), []
+    for step in range(81):
+        optimizer.iterations.assign(step)
+        rates.append(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
+    top = int(80 * warmup)
+    rising = np.arange(top) / max(1, top)
+    left = np.linspace(1, 0, 81 - top)
+    falling = left if shape == "linear" else (1 - np.cos(np.pi * left)) / 2
+    np.testing.assert_allclose(rates, 0.5 * np.concatenate([rising, falling]), atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [None, "plateau", 0.5])
+def test_a_warm_up_takes_a_schedule_over_the_run(of_file, schedule):
+    assert of_file("cnn", {"schedule": schedule, "warmup": 0}).warmup == 0
+    with pytest.raises(InputError) as refusal:
+        of_file("cnn", {"schedule": schedule, "warmup": 0.1})
+    assert str(refusal.value) == (
+        "CONFIG 'config.json' holds warmup = 0.1, which takes a schedule of linear or cosine; "
+        "add one, or leave warmup out"
     )
-    assert (recipe.seed, recipe.reduced, recipe.keep, recipe.val, recipe.scale) == (5, [3], [9], 0.3, 0.5)
-    assert (recipe.epochs, recipe.ranges) == (row.epochs, row.ranges)
-    assert recipe.network == {**row.network, "blocks": 2}
 
 
 # --- What it may not hold ---
 
 RATE = "a number, more than 0 and at most 1"
+EPOCHS = "a whole number, at least 1 and at most 1000000"
+OPTIMIZER = '"adam" or "adamax" or "adamw" or "nadam" or "rmsprop" or "sgd" or a dictionary of class_name, config'
+INSIDE = "holds optimizer.config.learning_rate; the learning rate is a setting of its own: move it out, to learning_rat"
 BAD = [  # row, what the file holds, the sentence after its name
     ("cnn", {"epochz": 5}, 'holds "epochz", which is no setting of this model; the settings there are model, network'),
     (
@@ -228,33 +393,66 @@ BAD = [  # row, what the file holds, the sentence after its name
         {"ranges": {"tilt": 1}},
         'holds "ranges.tilt", which is no setting of this model; the settings there are rota',
     ),
-    ("cnn", {"epochs": "64"}, 'holds epochs = "64"; it may be a whole number, at least 1'),
-    ("cnn", {"epochs": 2.5}, "holds epochs = 2.5; it may be a whole number, at least 1"),
-    ("cnn", {"epochs": True}, "holds epochs = true; it may be a whole number, at least 1"),
-    ("cnn", {"epochs": None}, "holds epochs = null; it may be a whole number, at least 1"),
+    ("cnn", {"epochs": "64"}, f'holds epochs = "64"; it may be {EPOCHS}'),
+    ("cnn", {"epochs": 2.5}, f"holds epochs = 2.5; it may be {EPOCHS}"),
+    ("cnn", {"epochs": 2.0}, f"holds epochs = 2.0; it may be {EPOCHS}"),
+    ("cnn", {"epochs": True}, f"holds epochs = true; it may be {EPOCHS}"),
+    ("cnn", {"epochs": None}, f"holds epochs = null; it may be {EPOCHS}"),
+    ("cnn", {"epochs": 10**6 + 1}, f"holds epochs = 1000001; it may be {EPOCHS}"),
+    ("cnn", '{"epochs": 1' + "0" * 400 + "}", "holds epochs = 1" + "0" * 76 + f"...; it may be {EPOCHS}"),
+    ("cnn", {"patience": True}, f"holds patience = true; it may be {EPOCHS} or null"),
+    ("cnn", {"learning_rate": "0.1"}, 'holds learning_rate = "0.1"; it may be a number, at least 0'),
+    ("cnn", {"learning_rate": True}, "holds learning_rate = true; it may be a number, at least 0"),
     ("cnn", '{"learning_rate": NaN}', "holds learning_rate = NaN; it may be a number, at least 0"),
+    ("cnn", '{"offset": Infinity}', "holds offset = Infinity; it may be a number"),
     ("cnn", {"val": 1}, "holds val = 1; it may be a number, more than 0 and less than 1"),
     ("cnn", {"balanced": "yes"}, 'holds balanced = "yes"; it may be true or false'),
     ("cnn", {"balanced": 1}, "holds balanced = 1; it may be true or false"),
     ("cnn", {"ranges": 5}, "holds ranges = 5; it may be a dictionary"),
     ("cnn", {"ranges": {"zoom": 1}}, "holds ranges.zoom = 1; it may be a number, at least 0 and less than 1"),
     ("cnn", {"ranges": {"flip": 0}}, "holds ranges.flip = 0; it may be true or false"),
-    ("cnn", {"optimizer": "adamm"}, 'holds optimizer = "adamm"; it may be "adam" or "adamax" or '),
+    ("cnn", {"optimizer": "adamm"}, f'holds optimizer = "adamm"; it may be {OPTIMIZER}'),
+    ("cnn", {"optimizer": {"config": {}}}, f'holds optimizer = {{"config": {{}}}}; it may be {OPTIMIZER}'),
+    (
+        "cnn",
+        {"optimizer": {"class_name": "SGD", "rate": 1}},
+        f'holds optimizer = {{"class_name": "SGD", "rate": 1}}; it may be {OPTIMIZER}',
+    ),
+    (
+        "cnn",
+        {"optimizer": {"class_name": "SGD", "config": 5}},
+        f'holds optimizer = {{"class_name": "SGD", "config": 5}}; it may be {OPTIMIZER}',
+    ),
+    (
+        "cnn",
+        '{"optimizer": {"class_name": "SGD", "config": {"momentum": NaN}}}',
+        f'holds optimizer = {{"class_name": "SGD", "config": {{"momentum": NaN}}}}; it may be {OPTIMIZER}',
+    ),
+    ("cnn", {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}}}, INSIDE),
+    ("autoencoder_cls", {"optimizer": {"class_name": "Foo", "config": {"learning_rate": None}}}, INSIDE),
     ("cnn", {"loss": "mean_squared_error"}, 'holds loss = "mean_squared_error"; it may be "categorical_crossentropy"'),
-    ("cnn", {"schedule": 2}, f'holds schedule = 2; it may be null or "plateau" or {RATE}'),
+    ("cnn", {"schedule": 2}, f'holds schedule = 2; it may be "plateau" or "linear" or "cosine" or {RATE} or null'),
+    ("cnn", {"schedule": True}, "holds schedule = true; it may be "),
+    ("cnn", {"schedule": "step"}, 'holds schedule = "step"; it may be '),
+    ("cnn", {"warmup": 1, "schedule": "linear"}, "holds warmup = 1; it may be a number, at least 0 and less than 1"),
     ("cnn", {"monitor": "val_psnr"}, 'holds monitor = "val_psnr"; it may be "val_loss" or "val_accuracy"'),
     ("cnn", {"reduced": "bird"}, 'holds reduced = "bird"; it may be a list of a whole number, at least 0 or a text'),
-    ("cnn", {"keep": [1]}, "holds keep = [1]; it may be null or a whole number, at least 2 or a list of a whole"),
+    ("cnn", {"reduced": [-1]}, "holds reduced = [-1]; it may be a list of a whole number, at least 0 or a text"),
+    ("cnn", {"reduced": [True]}, "holds reduced = [true]; it may be a list of a whole number, at least 0 or a text"),
+    ("cnn", {"keep": [1]}, "holds keep = [1]; it may be a whole number, at least 2 or a list of a whole number, at le"),
+    ("cnn", {"keep": True}, "holds keep = true; it may be a whole number, at least 2 or a list of a whole number, at "),
     ("cnn", {"split": "middle"}, 'holds split = "middle"; it may be "shuffle" or "first" or "last"'),
     ("cnn", {"scale": 0}, "holds scale = 0; it may be a number, more than 0"),
     ("cnn", {"offset": [0]}, "holds offset = [0]; it may be a number"),
-    ("cnn", {"model": "resnet"}, 'holds model = "resnet"; it may be "cnn" or '),
+    ("cnn", {"model": "resnet"}, 'is of model "resnet", and this run of "cnn": type the target, ARCH, '),
+    ("cnn", {"model": 5}, "holds model = 5; it may be a text"),
     ("cnn", {"model": "cnn_elu"}, 'is of model "cnn_elu", and this run of "cnn": type the target, ARCH, '),
     ("autoencoder", {"augment": False}, "is of augment false, and this run of true: "),
     ("autoencoder", {"encoder": "tuned"}, 'holds "encoder", which is no setting of this model; '),
     ("autoencoder", {"class_weights": True}, "holds class_weights = true; it may be false"),
     ("autoencoder", {"monitor": "val_accuracy"}, 'holds monitor = "val_accuracy"; it may be "val_loss" or "val_psnr"'),
     ("autoencoder_cls", {"encoder": "tuned"}, 'is of encoder "tuned", and this run of "frozen": '),
+    ("autoencoder_cls", {"target": "original"}, 'holds "target", which is no setting of this model; '),
     (
         "autoencoder_cae",
         {"network": {"blocks": 0}},
@@ -276,9 +474,9 @@ BAD = [  # row, what the file holds, the sentence after its name
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), BAD)
-def test_what_a_config_may_not_hold_is_named_with_what_it_may(config, arguments, name, content, sentence):
+def test_what_a_config_may_not_hold_is_named_with_what_it_may(of_file, name, content, sentence):
     with pytest.raises(InputError) as refusal:
-        resolve(arguments("--config", config(content)), name, **chosen(name))
+        of_file(name, content)
     assert str(refusal.value).startswith(f"CONFIG 'config.json' {sentence}")
     assert "\n" not in str(refusal.value)
 
@@ -286,29 +484,43 @@ def test_what_a_config_may_not_hold_is_named_with_what_it_may(config, arguments,
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{'epochs': 3}", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\)"),
-        ("", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\)"),
-        ("[" * 100_000, r"cannot be read as JSON \(maximum recursion depth .*\)"),
+        ("{'epochs': 3}", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\); mend it"),
+        ("", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\); mend it"),
+        ("[" * 100_000, r"cannot be read as JSON \(maximum recursion depth .*\); mend it"),
         (
             '{"seed": 1, "ranges": {"flip": true, "zoom": 0.1, "flip": false}}',
-            r"cannot be read as JSON \('flip' is in it twice\)",
+            r"cannot be read as JSON \('flip' is in it twice\); mend it",
         ),
+        ('{"epochs": 3, "epochs": 3}', r"cannot be read as JSON \('epochs' is in it twice\); mend it"),
         ('["epochs"]', "holds no settings; give a record, or its settings alone"),
     ],
 )
-def test_a_file_that_is_no_config(config, arguments, content, sentence):
-    with pytest.raises(InputError, match=f"argument --config: 'config.json' {sentence}"):
-        arguments("--config", config(content))
+def test_a_file_that_is_no_config(of_file, content, sentence):
+    with pytest.raises(InputError, match=f"^CONFIG 'config.json' {sentence}$"):
+        of_file("cnn", content)
 
 
-def test_a_network_s_setting_without_limits_keeps_its_type(config, arguments, monkeypatch):
-    row = recipes.Recipe(None, {"blocks": 2, "name": "a", "wide": False, "rate": 0.5})
-    monkeypatch.setitem(recipes.RECIPES, "cnn_own", row)
+def test_a_config_that_is_not_there(resolve, workdir):
+    for path in ("nowhere.json", "."):
+        with pytest.raises(InputError) as refusal:
+            resolve("cnn", f"CONFIG={path}")
+        sentence = f"CONFIG: there is no file {path!r}; give a record, or settings like a record's"
+        assert str(refusal.value) == sentence
+
+
+def test_a_network_s_setting_without_limits_keeps_its_type(of_file, monkeypatch):
+    class Own(Part):
+        blocks: int = setting(2, "")
+        name: str = setting("a", "")
+        wide: bool = setting(False, "")
+        rate: float = setting(0.5, "")
+
+    monkeypatch.setitem(RECIPES, "cnn_own", recipes.row(None, network=Own()))
     network = {"blocks": 30, "name": "b", "wide": True, "rate": 2}  # that of cae has at most five
-    assert resolve(arguments("--config", config({"network": network})), "cnn_own").network == network
+    assert of_file("cnn_own", {"network": network}).network == Own(**network)
     for key, value, words in (
         *(("blocks", "3", "a whole number"), ("name", 3, "a text")),
         *(("wide", 1, "true or false"), ("rate", float("nan"), "a number")),
     ):
         with pytest.raises(InputError, match=f"network.{key} = .*; it may be {words}$"):
-            resolve(arguments("--config", config({"network": {key: value}})), "cnn_own")
+            of_file("cnn_own", {"network": {key: value}})

@@ -1,6 +1,5 @@
 """Where the pictures come from, which are kept, and how the folds are drawn."""
 
-import dataclasses
 import importlib
 import io
 import time
@@ -10,12 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 import pytest
+import sklearn.datasets
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedShuffleSplit
 
 import common
 import recipes
-from options import InputError
+import train_ae_classifier
+import training
+from runs import Run
+from util.cli import InputError
 
 # CIFAR-10's training labels, as far as counts go.
 LABELS = np.random.default_rng(0).permutation(np.arange(10).repeat(5000))
@@ -185,16 +188,48 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
     content = {key: value for key, value in arrays(400).items() if key != "x_test"}
     write_headers(workdir / "a.npz", content, {"x_test": (20, 32, 32, 3)})
     folds = []
-    monkeypatch.setattr(common, "train", lambda name, recipe, run, fold, *_, **__: folds.append(fold))
+    monkeypatch.setattr(training, "train", lambda recipe, run, fold, *_, **__: folds.append(fold))
     monkeypatch.setattr(
-        common,
+        train_ae_classifier,
         "find_autoencoder",
-        lambda *_: (common.Run("autoencoder"), {"checkpoint_sha256": "", "settings": {"model": "autoencoder"}}),
+        lambda *_: (Run("autoencoder"), {"checkpoint_sha256": "", "settings": {"model": "autoencoder"}}),
     )
     importlib.import_module(script).main(["--data", "a.npz"])
     assert [len(fold.x_train) + len(fold.x_val) for fold in folds] == [340]
     with pytest.raises(InputError):  # the file is what it is meant to be
         common.load_data("a.npz", "test")
+
+
+# --- Where DATA is looked up ---
+
+
+def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, resolved):
+    images, labels = arrays(12)["x_train"], np.arange(12) % 3
+    ranges, parts = common.Ranges(rotation=7, flip=True), []
+
+    def load(data, part):
+        parts.append((data, part))
+        return images, labels, ("a", "b", "c"), "mine"
+
+    mine = common.Source(lambda data: data == "mine", load, ranges)
+    monkeypatch.setattr(common, "SOURCES", (mine, *common.SOURCES))
+    for data, prefix in (("mine", "mine"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
+        found = common.load_data(data, "test")
+        assert (found.prefix, found.source) == (prefix, data.rpartition("/")[2])
+    assert parts == [("mine", "test")]
+    found = common.load_data("mine")
+    assert found.images is images and found.labels is labels and found.class_names == ("a", "b", "c")
+
+    def ranges_of(data, row="cnn"):
+        return resolved(*(("--data", data) if data else ()), row=row).settings.ranges
+
+    assert ranges_of("mine") == ranges_of("mine", "cnn_elu") == ranges
+    assert ranges_of("digits") == common.DIGITS_RANGES
+    assert ranges_of(None) == ranges_of(str(npz)) == recipes.RECIPES["cnn"].settings.ranges
+    assert ranges_of("mine", "cnn_pool3") == ranges_of("mine", "autoencoder_cae") == common.Ranges()  # augments nothing
+    replaced = common.Source(lambda data: data == "digits", load, ranges)
+    monkeypatch.setattr(common, "SOURCES", (replaced, *common.SOURCES))
+    assert common.load_data("digits").prefix == "mine" and ranges_of("digits") == ranges
 
 
 # --- CIFAR-10 by way of Keras ---
@@ -209,9 +244,9 @@ def cifar10():
 def keras_home(monkeypatch, tmp_path):
     """Keras's folder is one of the test's own, and CIFAR-10 from another test is forgotten."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    common.load_cifar10.cache_clear()
+    common.fetch_cifar10.cache_clear()
     yield tmp_path / "keras"
-    common.load_cifar10.cache_clear()
+    common.fetch_cifar10.cache_clear()
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -240,7 +275,7 @@ def test_cifar10_is_unpacked_by_one_process_at_a_time(monkeypatch, keras_home):
 
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", unpack)
     with ThreadPoolExecutor(2) as pool:
-        found = [future.result() for future in [pool.submit(common.load_cifar10.__wrapped__) for _ in range(2)]]
+        found = [future.result() for future in [pool.submit(common.fetch_cifar10.__wrapped__) for _ in range(2)]]
     assert log == ["begins", "ends"] * 2
     assert all(len(train[0]) == 30 for train, _ in found)
 
@@ -251,7 +286,7 @@ def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, keras_home, error)
         raise error
 
     monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
-    monkeypatch.setattr(common, "load_digits", fail)  # other data in silence would pass through here
+    monkeypatch.setattr(sklearn.datasets, "load_digits", fail)  # other data in silence would pass through here
     with pytest.raises(InputError) as refusal:
         common.load_data(None)
     message = str(refusal.value)
@@ -347,7 +382,7 @@ def test_images_too_few_to_split_are_refused(labels, share):
 def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, resolved):
     source = np.load(npz)
     recipe = resolved("--seed", "3", "--reduced", "9,deer,truck", "--keep", "10", "--val", "0.2")
-    fold = common.prepare_fold(npz, recipe, 2)
+    fold = common.prepare_fold(npz, recipe.settings, 2)
     label_of = {image.tobytes(): label for image, label in zip(source["x_train"], source["y_train"], strict=True)}
     for images, labels in ((fold.x_train, fold.y_train), (fold.x_val, fold.y_val)):
         assert images.dtype == np.uint8
@@ -364,7 +399,7 @@ def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, r
 
 def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_path):
     def hashes(number=1, *argv, data=npz):
-        record = common.prepare_fold(data, resolved(*argv), number).record
+        record = common.prepare_fold(data, resolved(*argv).settings, number).record
         return [record[key] for key in ("sha256", "kept_sha256", "train_sha256", "val_sha256")]
 
     def differ(one, other):
@@ -390,8 +425,8 @@ def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_pa
 
 @pytest.mark.parametrize(("split", "held_out"), [("first", slice(0, 80)), ("last", slice(320, 400))])
 def test_the_one_split_of_a_recipe(npz, split, held_out, capsys):
-    recipe = recipes.Recipe(None, split=split, val=0.2, reduced=())
-    fold, again = (common.prepare_fold(npz, dataclasses.replace(recipe, seed=seed)) for seed in (0, 1))
+    settings = recipes.Settings(split=split, val=0.2, reduced=[])
+    fold, again = (common.prepare_fold(npz, settings.model_copy(update={"seed": seed})) for seed in (0, 1))
     with np.load(npz) as source:
         assert np.array_equal(fold.x_val, source["x_train"][held_out])
         assert np.array_equal(fold.y_train, np.delete(source["y_train"], held_out))
@@ -402,13 +437,13 @@ def test_the_one_split_of_a_recipe(npz, split, held_out, capsys):
 
 def test_options_go_before_the_recipe_s_data(npz, resolved):
     def record(*argv, fold=None):
-        return common.prepare_fold(npz, resolved(*argv, row="cnn_elu"), fold).record
+        return common.prepare_fold(npz, resolved(*argv, row="cnn_elu").settings, fold).record
 
     assert record("--val", "0.1")["val_counts"] == np.bincount(np.load(npz)["y_train"][:40], minlength=10).tolist()
     assert (record("--keep", "10")["reduced"], record("--keep", "10")["keep"]) == ([2, 4, 9], [10, 10, 10])
     assert record("--reduced", "3")["keep"] == [20]
     folds = [record("--keep", "10", fold=number) for number in (1, 2)]
-    plain = common.prepare_fold(npz, resolved("--keep", "10", "--val", "0.2"), 1)
+    plain = common.prepare_fold(npz, resolved("--keep", "10", "--val", "0.2").settings, 1)
     assert folds[0] == plain.record
     assert [fold["split"] for fold in folds] == ["shuffle"] * 2
     assert folds[0]["train_sha256"] != folds[1]["train_sha256"]
@@ -416,6 +451,6 @@ def test_options_go_before_the_recipe_s_data(npz, resolved):
 
 def test_a_split_that_leaves_nothing_or_not_all_classes_is_refused(npz, resolved):
     with pytest.raises(InputError, match=r"VAL=0\.001 of 400 images leaves none to validate on"):
-        common.prepare_fold(npz, resolved("--val", "0.001", row="cnn_pool3"))
+        common.prepare_fold(npz, resolved("--val", "0.001", row="cnn_pool3").settings)
     with pytest.raises(InputError, match=r"VAL=0\.99 leaves no training image of class"):
-        common.prepare_fold(npz, resolved("--val", "0.99", row="cnn_pool3"))
+        common.prepare_fold(npz, resolved("--val", "0.99", row="cnn_pool3").settings)

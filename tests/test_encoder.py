@@ -1,14 +1,18 @@
 """What a classifier's encoder starts from and what of it learns, for each ENCODER and both classifiers."""
 
+from typing import get_args
+
 import keras
 import numpy as np
 import pytest
 from conftest import small_pictures
 
 import common
-import options
 import recipes
 import train_ae_classifier
+import training
+from runs import Run
+from util.cli import InputError
 
 NAMES = [
     f"block{block}_{kind}{layer}"
@@ -19,10 +23,14 @@ NAMES = [
 TWO_BLOCKS = NAMES[:8]
 
 
+def new_model(recipe, name="any"):
+    return common.finished_model(recipe.build, recipe.settings, 10, name)
+
+
 @pytest.fixture(scope="module")
 def autoencoder():
     """An autoencoder whose weights differ from those that a new model has."""
-    model = common.finished_model(recipes.RECIPES["autoencoder"], 10, "autoencoder")
+    model = new_model(recipes.RECIPES["autoencoder"], "autoencoder")
     for layer in model.layers:
         layer.set_weights([weight + 0.01 for weight in layer.get_weights()])
     return model
@@ -30,23 +38,23 @@ def autoencoder():
 
 @pytest.fixture
 def prepared(workdir, monkeypatch, npz, autoencoder):
-    """prepared('--encoder scratch') -> (new model, its weights before, what goes into run, settings and record)."""
+    """prepared('--encoder scratch') -> (new model, its weights before, run, settings, what goes into the record)."""
 
-    def found(args, fold):
-        run = common.Run("autoencoder")
-        monkeypatch.setattr(common.Run, "load_model", lambda self: autoencoder)
+    def found(choice, fold):
+        run = Run("autoencoder")
+        monkeypatch.setattr(Run, "load_model", lambda self: autoencoder)
         return run, {"checkpoint_sha256": "abc", "settings": {"model": "autoencoder"}}
 
     def prepared(words):
         calls = []
-        monkeypatch.setattr(common, "find_autoencoder", found)
-        monkeypatch.setattr(common, "train", lambda *args, **more: calls.append((args, more)))
+        monkeypatch.setattr(train_ae_classifier, "find_autoencoder", found)
+        monkeypatch.setattr(training, "train", lambda *args, **more: calls.append((args, more)))
         train_ae_classifier.main(["--data", str(npz), *words.split()])
-        (((_, recipe, run, *_), settings),) = calls
-        model = common.finished_model(recipe, 10, "any")
+        (((recipe, run, *_), more),) = calls
+        model = new_model(recipe)
         before = {layer.name: layer.get_weights() for layer in model.layers}
-        notes = settings.pop("prepare")(model)
-        return model, before, run, settings, notes
+        notes = more.pop("prepare")(model)
+        return model, before, run, recipe.settings.model_dump() | more, notes
 
     return prepared
 
@@ -81,15 +89,19 @@ def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, ta
             assert same(layer, before[layer.name])
         assert layer.trainable == (layer.name not in frozen)
     assert notes.get("taken", []) == taken and notes.get("frozen", []) == frozen
-    assert settings.pop("autoencoder_sha256", None) == ("abc" if taken else None)
-    assert settings == {"encoder": next((word for word in words.split() if word in options.ENCODERS), "frozen")}
+    assert settings["autoencoder_sha256"] == ("abc" if taken else None)
+    encoders = get_args(recipes.Encoder)
+    assert settings["encoder"] == next((word for word in words.split() if word in encoders), "frozen")
+    defaults = recipes.RECIPES[settings["model"]].settings.model_dump()
+    differing = {key for key in {**settings, **defaults} if settings.get(key) != defaults.get(key)}
+    assert differing <= {"model", "encoder", "autoencoder_sha256"}
     assert ("autoencoder" in notes) == bool(taken)
 
 
 def test_random_statistics_are_those_of_the_training_pictures():
     images, _ = small_pictures(60)
-    model = common.finished_model(recipes.RECIPES["autoencoder_cls"], 10, "any")
-    train_ae_classifier.settle_statistics(model, "block2_norm2", images)
+    model = new_model(recipes.RECIPES["autoencoder_cls"])
+    training.settle_statistics(model, "block2_norm2", images)
     # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
     part = keras.Model(model.input, model.get_layer("block1_conv1").output)
     values = part.predict(images, verbose=0).astype(np.float64).reshape(-1, 64)
@@ -107,9 +119,9 @@ def test_random_statistics_are_those_of_the_training_pictures():
 
 
 def test_a_control_asks_for_no_autoencoder_and_the_others_say_how_to_get_one(workdir, npz, monkeypatch):
-    monkeypatch.setattr(common, "train", lambda *args, **more: None)
+    monkeypatch.setattr(training, "train", lambda *args, **more: None)
     for encoder in ("scratch", "random"):
         train_ae_classifier.main(["--data", str(npz), "--encoder", encoder])
-    for encoder in options.PRETRAINED:
-        with pytest.raises(options.InputError, match=r"no small_autoencoder\.keras .*`make ae DATA=\S+`"):
+    for encoder in recipes.PRETRAINED:
+        with pytest.raises(InputError, match=r"no small_autoencoder\.keras .*`make ae DATA=\S+`"):
             train_ae_classifier.main(["--data", str(npz), "--encoder", encoder])

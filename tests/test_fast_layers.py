@@ -14,8 +14,9 @@ import tensorflow as tf
 
 import bench
 import common
-import fast_layers
 import recipes
+import training
+from util import fast_layers, hardware
 
 
 def numpy(tensor):
@@ -95,10 +96,10 @@ def test_fused_statistics_move_as_keras_s_do():
 
 
 def test_fused_statistics_stay_where_the_layer_is_frozen_or_only_used():
-    for trainable, training in ((False, True), (True, False)):
+    for trainable, learning in ((False, True), (True, False)):
         ours, _ = pair_of_layers(trainable)
         start = ours.get_weights()
-        ours(FEW, training=training)
+        ours(FEW, training=learning)
         assert all(np.array_equal(a, b) for a, b in zip(start, ours.get_weights(), strict=True))
 
 
@@ -242,12 +243,16 @@ def test_adam_moves_as_keras_s_does():
 # --- Where they are used ---
 
 
+def new_model(name):
+    return common.finished_model(recipes.RECIPES[name].build, recipes.RECIPES[name].settings, 10, name)
+
+
 def classes_of(model, gradients_by_products):
     return {name: kind.__name__ for name, kind in fast_layers.fastest(model, gradients_by_products).items()}
 
 
 def test_each_kind_of_layer_gets_its_fast_class():
-    autoencoder = common.finished_model(recipes.RECIPES["autoencoder"], 10, "autoencoder")
+    autoencoder = new_model("autoencoder")
     found = classes_of(autoencoder, gradients_by_products=True)
     small = {f"block{b}_conv{k}" for b, depth in ((3, 3), (4, 3), (5, 2)) for k in range(1, depth + 1)}
     assert {name for name, kind in found.items() if kind == "SmallConv2D"} == small
@@ -288,15 +293,15 @@ def test_a_fast_twin_is_the_model(name, monkeypatch):
     Rounding puts a few values on the other side of a ReLU's or a maximum's edge, so the error is taken over all values.
     """
     keras.utils.set_random_seed(4)  # on raw pixels a softmax may saturate, and leaves no gradient to compare
-    model = common.finished_model(recipes.RECIPES[name], 10, name)
+    model = new_model(name)
     for layer in model.layers:
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
-    monkeypatch.setattr(common, "processor_has_bfloat16", lambda: "avx512_bf16")
+    monkeypatch.setattr(hardware, "processor_has_bfloat16", lambda: "avx512_bf16")
     fast = fast_layers.fastest
     monkeypatch.setattr(fast_layers, "fastest", lambda model, gradients_by_products: fast(model, True))
-    twin = common.fast_twin(model, "float32")
-    assert ("fast_layers" in {type(layer).__module__ for layer in twin.layers}) == (name not in KERAS_ALONE)
+    twin = training.fast_twin(model, "float32")
+    assert ("util.fast_layers" in {type(layer).__module__ for layer in twin.layers}) == (name not in KERAS_ALONE)
     inputs = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     paths = {weight.path for weight in twin.trainable_weights}  # without biases that normalisation cancels
     variables = [[w.value for w in m.trainable_weights if w.path in paths] for m in (twin, model)]
@@ -338,14 +343,14 @@ def multiply_adds(operation):
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_frozen_layers_cost_no_gradient_work(name, precision, monkeypatch):
     """The graph of a training step multiplies as often as the benchmark's formula says, frozen layers once."""
-    monkeypatch.setattr(common, "processor_has_bfloat16", lambda: "avx512_bf16")
-    recipe = recipes.RECIPES[name]
+    monkeypatch.setattr(hardware, "processor_has_bfloat16", lambda: "avx512_bf16")
+    settings = recipes.RECIPES[name].settings
     target = "augmented" if recipes.model_of(name) == "autoencoder" else None
     model = bench.new_model(name)
-    training = common.augmented(common.fast_twin(model, precision), recipes.REFERENCE_RANGES, target)
-    common.compile_model(training, common.new_optimizer(recipe.optimizer, 0.001), recipe.loss)
+    whole = training.augmented(training.fast_twin(model, precision), recipes.RECIPES["cnn"].settings.ranges, target)
+    training.compile_model(whole, training.new_optimizer(settings), settings)
     batch = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
-    step = tf.function(lambda: training.train_step(batch)).get_concrete_function()
+    step = tf.function(lambda: whole.train_step(batch)).get_concrete_function()
     done = sum(2 * multiply_adds(operation) for operation in those_that_run(step.graph))
     expected = bench.operations(model, 4)
     assert done == expected

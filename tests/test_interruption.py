@@ -32,7 +32,8 @@ COMMANDS = {
 
 
 def begin(folder, kind):
-    return start(folder, *COMMANDS[kind], "--data", "digits", "--batch-size", "32", "--epochs", str(EPOCHS))
+    config = ["--config", "config.json"] if (folder / "config.json").exists() else []
+    return start(folder, *COMMANDS[kind], "--data", "digits", "--batch-size", "32", "--epochs", str(EPOCHS), *config)
 
 
 def stem(kind):
@@ -233,14 +234,59 @@ def test_killed_at_any_moment(run_through, tmp_path, kind, number):
     require_same(whole, pieces, kind, f"{kind}, {moment} of {seconds:.1f} s")
 
 
+CONFIGS = {
+    "nesterov-cosine": {
+        "optimizer": {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True}},
+        "learning_rate": 0.02,
+        "schedule": "cosine",
+        "warmup": 0.2,
+    },
+    "decay-linear": {
+        "optimizer": {"class_name": "AdamW", "config": {"weight_decay": 0.02}},
+        "schedule": "linear",
+        "warmup": 0.2,
+    },
+    "averaged-plateau": {"optimizer": {"class_name": "Adam", "config": {"use_ema": True, "ema_momentum": 0.9}}},
+    "muon-factor": {
+        "optimizer": {"class_name": "Muon", "config": {"exclude_layers": ["dense1"], "use_ema": True}},
+        "schedule": 0.5,
+    },
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CONFIGS)
+def test_killed_with_another_optimizer_and_schedule(tmp_path, name):
+    """Killed at a random moment, and, when it has gone on for an epoch, within the next."""
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    for folder in (whole, pieces):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(CONFIGS[name]))
+    seconds = finish(whole, "cnn").seconds
+    record = json.loads((whole / f"{stem('cnn')}.json").read_text())
+    assert record["settings"].items() >= CONFIGS[name].items()
+    first, then = moments(name, 2, seconds, epochs=2)
+    done = kill(pieces, "cnn", first).epochs
+    then.writing, then.after = 0, done + 1
+    second = kill(pieces, "cnn", then)
+    message = f"{name}, {first} and {then} of {seconds:.1f} s, killed after epochs {done} and {second.epochs}"
+    print(message)
+    assert f"going on after epoch {done} of" in second.out or done == 0, message
+    last = finish(pieces, "cnn")
+    finished = "digits_cnn_fold1.keras" in second.files
+    assert finished or f"going on after epoch {second.epochs} of" in last.out, message
+    require_same(whole, pieces, "cnn", message)
+
+
 MEMORY = """
-import common, options, resource, train_cnn
-def keep(self, epoch, logs=None, plain=common.KeepState.on_epoch_end):
+import resource, train_cnn, training
+from util import cli
+def keep(self, epoch, logs=None, plain=training.KeepState.on_epoch_end):
     plain(self, epoch, logs)
     with open("/proc/self/statm") as file:
         print("resident", int(file.read().split()[1]) * resource.getpagesize(), flush=True)
-common.KeepState.on_epoch_end = keep
-options.run(train_cnn.main)
+training.KeepState.on_epoch_end = keep
+cli.run(train_cnn.main)
 """
 
 

@@ -3,16 +3,18 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 from conftest import ROOT, copy_project, make
+from test_options import TAKES
 
-import options
+from util import knobs
 
-KNOBS = {knob: name for name, (knob, _) in options.OPTIONS.items() if knob}  # such as EPOCHS: "epochs"
+KNOBS = sorted(set().union(*TAKES.values()))
 SCRIPTS = {
     "cnn": "train_cnn.py",
     "ae": "train_autoencoder.py",
@@ -55,7 +57,7 @@ elif sys.argv[1:4] == ["-m", "venv", "--clear"]:
     os.makedirs(sys.argv[4] + "/bin")
     shutil.copy("stub", sys.argv[4] + "/bin/python")
 else:
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-I", "-S", *sys.argv[1:]])
 """
 
 WAIT = "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5; done\n"  # a shell hears a signal between two commands
@@ -71,8 +73,9 @@ class Project:
     """A copy of the files that make reads, in a folder whose name has a space."""
 
     def __init__(self, folder):
-        names = ("Makefile", "knobs.mk", "options.py", "recipes.py", "requirements.txt", "requirements-dev.txt")
-        self.folder = copy_project(folder / "a project", *names)
+        self.folder = copy_project(folder / "a project")
+        for name in ("requirements.txt", "requirements-dev.txt"):
+            shutil.copy(ROOT / name, self.folder)
         (self.folder / "stub.py").write_text(PYTHON)
         self.python = self.folder / "stub"
         executable(self.python, f'#!/bin/sh\nexec "{sys.executable}" -IS stub.py "$@"\n')
@@ -91,9 +94,14 @@ class Project:
         log = self.folder / "calls"
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
+    def all_calls(self):
+        """Arguments of every call so far, words such as EPOCHS=5 sorted: make has no order of its own for them."""
+        calls = [argv for event, argv, *_ in self.events() if event == "start"]
+        return [sorted(argv, key=lambda word: word if word.partition("=")[0] in KNOBS else "") for argv in calls]
+
     def calls(self):
-        """Arguments of every call so far, less the classifier's check of its options (`--check`)."""
-        return [argv for event, argv, *_ in self.events() if event == "start" and argv[-1] != "--check"]
+        """The same, less the classifier's check of its options (`--check`)."""
+        return [argv for argv in self.all_calls() if "--check" not in argv]
 
     def refused(self, *arguments, **more):
         """make's one sentence about `arguments`; nothing may have been run or made."""
@@ -104,6 +112,16 @@ class Project:
         assert len(result.stderr.splitlines()) == 1, result.stderr
         return result.stderr
 
+    def refused_by_script(self, *arguments):
+        """A script's one sentence about `arguments`, of a Python with the packages; nothing may have been made."""
+        before = sorted(self.folder.rglob("*"))
+        result = make(self.folder, *arguments, PYTHONDONTWRITEBYTECODE="1")
+        assert sorted(self.folder.rglob("*")) == before
+        assert result.returncode == 2
+        sentence, noise = result.stderr.splitlines()
+        assert noise.startswith("make: ***")
+        return sentence
+
 
 @pytest.fixture
 def project(tmp_path):
@@ -113,67 +131,123 @@ def project(tmp_path):
 def test_help_lists_every_target_and_knob(project):
     text = project.make(python=False).stdout
     assert text == project.make("help", python=False).stdout
-    listed = set(re.findall(r"^  ([\w-]+)", text, re.MULTILINE))
+    listed = re.findall(r"^  ([\w-]+)", text, re.MULTILINE)
     documented = {"demo", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
-    assert listed == documented | set(KNOBS) | {"LAUNCH", "PYTHON", "KERAS_BACKEND"}
+    assert set(listed) == documented | set(KNOBS) | {"FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND"}
+    assert len(listed) == len(set(listed))
+    assert {knob for *_, knob in knobs.declared() if knob} == set(KNOBS)
 
 
 @pytest.mark.parametrize("target", SCRIPTS)
-def test_targets_take_the_knobs_of_their_script(project, target):
-    usage = subprocess.run(
-        [sys.executable, SCRIPTS[target], "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert "usage:" in usage
-    required = ["MODEL=cnn"] if target == "test-eval" else []
-    for knob, option in KNOBS.items():
-        arguments = ["-n", target, *required, f"{knob}=1"]
-        if re.search(rf"--{option}\b(?!-)", usage):
-            line = next(line for line in project.make(*arguments).stdout.splitlines() if f"--{option}" in line)
-            assert SCRIPTS[target] in line
-        else:
-            assert f"make {target} does not take {knob}" in project.refused(*arguments)
+def test_targets_hand_every_knob_to_their_script(project, target):
+    """Which says what it takes; `env` and the shell have the values from the environment."""
+    folds = ["FOLDS=1"] if target in ("cnn", "ae_cls", "mod_ae_cls") else []
+    shown = project.make("-n", target, *folds, *(f"{knob}=1" for knob in KNOBS)).stdout
+    lines = [line for line in shown.splitlines() if SCRIPTS[target] in line]
+    assert lines
+    for line in lines:
+        words = re.findall(r'\b([A-Z]+)="\$([A-Z]+)"', line)
+        assert sorted(words) == [(knob, knob) for knob in KNOBS]
+
+
+@pytest.mark.parametrize(
+    ("target", "knob"),
+    [
+        *(("cnn", "ENCODER"), ("cnn", "RUNS"), ("ae", "ENCODER"), ("ae_cls", "MODEL"), ("mod_ae_cls", "BASELINE")),
+        *(("test-eval", "EPOCHS"), ("compare", "DATA")),
+    ],
+)
+def test_what_a_script_would_ignore_it_refuses(project, target, knob):
+    script = SCRIPTS[target]
+    sentence = project.refused_by_script(target, f"{knob}=1", *(["MODEL=cnn"] if target == "test-eval" else []))
+    known = re.fullmatch(rf"{script}: it does not take {knob}; it takes ([A-Z, ]+)", sentence)[1]
+    (takes,) = (names for module, names in TAKES.items() if f"{module.__name__}.py" == script)
+    assert set(known.split(", ")) == takes
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("cnn EPOCHS=0", "train_cnn.py: EPOCHS: '0' is not a whole number, at least 1 and at most 1000000; "),
+        (
+            "ae NAME=$(shell touch pwned)",
+            "train_autoencoder.py: NAME: '$(shell touch pwned)' may hold letters, digits ",
+        ),
+        ("ae_cls EPOCHS=0", "train_ae_classifier.py: EPOCHS: '0' is not a whole number, at least 1 and at most 100000"),
+        ("mod_ae_cls ARCH=cae", "train_ae_classifier.py: ARCH=cae is no network of mod_autoencoder_cls; leave it out"),
+        (
+            "ae_cls CONFIG=a`touch pwned`.json",
+            "train_ae_classifier.py: CONFIG: there is no file 'a`touch pwned`.json'; ",
+        ),
+        ("test-eval MODEL=resnet", "evaluate.py: MODEL: 'resnet' is not cnn or autoencoder or autoencoder_cls or mod_"),
+        ("test-eval", "evaluate.py: the following arguments are required: --model; evaluate.py --help lists the optio"),
+        ("compare RUNS=$HOME", "compare.py: RUNS: '$HOME' names no runs; they are such as cnn autoencoder_cls_noaug; "),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_is_trained(project, words, sentence):
+    assert project.refused_by_script(*words.split(maxsplit=1)).startswith(sentence)
 
 
 @pytest.mark.parametrize("target", ["help", "demo", "test", "lint", "bench", "clean", "clean-runs"])
 def test_other_targets_take_no_knobs(project, target):
-    for knob in ["LAUNCH", *KNOBS]:
+    for knob in ["LAUNCH", "FOLDS", *KNOBS]:
         assert f"make {target} does not take {knob}" in project.refused(target, f"{knob}=1")
     assert "make clean does not take EPOCHS" in project.refused("cnn", "clean", "EPOCHS=1")
 
 
+@pytest.mark.parametrize("target", ["ae", "test-eval", "compare"])
+def test_folds_are_of_classifiers(project, target):
+    assert f"make {target} does not take FOLDS" in project.refused(target, "FOLDS=1")
+
+
+@pytest.mark.parametrize("target", ["test-eval", "compare"])
+def test_launch_is_of_trainings(project, target):
+    assert f"make {target} does not take LAUNCH" in project.refused(target, "LAUNCH=srun")
+
+
 def test_cnn_trains_every_fold_then_evaluates(project):
-    project.make("cnn", "EPOCHS=7", "BATCH=32", "LR=0.1", "NAME=a", "DATA=digits", "FORCE=1")
-    given = ["--data=digits", "--epochs=7", "--batch-size=32", "--learning-rate=0.1", "--name=a", "--force"]
+    given = ["BATCH=32", "DATA=digits", "EPOCHS=7", "FORCE=1", "LR=0.1", "NAME=a"]
+    project.make("cnn", *given)
     *folds, evaluation = project.calls()
     assert folds == [["train_cnn.py", f"--fold={k}", *given] for k in range(1, 6)]
-    assert evaluation == ["evaluate.py", "--model=cnn", "--data=digits", "--name=a"]
+    assert evaluation == ["evaluate.py", "--model=cnn", "--shared", *given]
+
+
+def test_one_fold_is_a_target_of_its_own(project):
+    project.make("cnn-fold2", "NAME=a")
+    assert project.calls() == [["train_cnn.py", "--fold=2", "NAME=a"]]
 
 
 def test_an_arch_is_trained_on_its_own_split_or_on_the_folds_asked_for(project):
     project.make("cnn", "ARCH=elu", "EPOCHS=7")
     project.make("cnn", "ARCH=elu", "FOLDS=2 3", "KEEP=9")
-    evaluation = ["evaluate.py", "--model=cnn", "--arch=elu"]
-    folds = [["train_cnn.py", f"--fold={k}", "--arch=elu", "--keep=9"] for k in (2, 3)]
-    assert project.calls() == [["train_cnn.py", "--arch=elu", "--epochs=7"], evaluation, *folds, evaluation]
+    evaluation = ["evaluate.py", "--model=cnn", "--shared", "ARCH=elu"]
+    folds = [["train_cnn.py", f"--fold={k}", "ARCH=elu", "KEEP=9"] for k in (2, 3)]
+    assert project.calls() == [
+        ["train_cnn.py", "ARCH=elu", "EPOCHS=7"],
+        [*evaluation, "EPOCHS=7"],
+        *folds,
+        [*evaluation, "KEEP=9"],
+    ]
 
 
 def test_an_arch_of_the_classifier_is_one_of_its_autoencoder_too(project):
-    project.make("ae_cls", "ARCH=cae", "CONFIG=a b.json", "EPOCHS=7")
-    check, *_ = (argv for event, argv, *_ in project.events() if event == "start")
-    given = ["--arch=cae", "--epochs=7", "--config=a b.json"]
-    assert check == ["train_ae_classifier.py", *given, "--check"]
-    assert project.calls() == [
-        ["train_autoencoder.py", "--if-missing", "--arch=cae", "--config=a b.json"],
+    given = ["ARCH=cae", "CONFIG=a b.json", "EPOCHS=7"]
+    project.make("ae_cls", *given)
+    assert project.all_calls() == [
+        ["train_ae_classifier.py", "--check", *given],
+        ["train_autoencoder.py", "--if-missing", "--shared", *given],
         ["train_ae_classifier.py", *given],
-        ["evaluate.py", "--model=autoencoder_cls", "--arch=cae"],
+        ["evaluate.py", "--model=autoencoder_cls", "--shared", *given],
     ]
 
 
 def test_ae_trains_then_evaluates(project):
-    project.make("ae", "NOAUG=1", "KEEP=9", "EPOCHS=7")
+    given = ["EPOCHS=7", "KEEP=9", "NOAUG=1"]
+    project.make("ae", *given)
     assert project.calls() == [
-        ["train_autoencoder.py", "--keep=9", "--noaug", "--epochs=7"],
-        ["evaluate.py", "--model=autoencoder", "--noaug"],
+        ["train_autoencoder.py", *given],
+        ["evaluate.py", "--model=autoencoder", "--shared", *given],
     ]
 
 
@@ -183,21 +257,15 @@ def test_ae_trains_then_evaluates(project):
     [("ae_cls", "autoencoder_cls", []), ("mod_ae_cls", "mod_autoencoder_cls", ["--modified"])],
 )
 def test_autoencoder_before_folds_before_evaluation(project, parallel, target, model, extra):
-    shared = ["DATA=digits", "KEEP=9", "REDUCED=1,2", "VAL=0.2", "SEED=3", "NOAUG=1", "PRECISION=float32", "NAME=a"]
-    own = ["EPOCHS=7", "BATCH=32", "LR=0.1", "PATIENCE=4", "FORCE=1"]
-    project.make(parallel, target, "FOLDS=1 2 3", *shared, *own, TOGETHER="3" if parallel == "-j4" else "0")
-    handed_on = ["--data=digits", "--keep=9", "--reduced=1,2", "--val=0.2", "--seed=3", "--noaug"]
-    handed_on += ["--precision=float32", "--name=a"]
+    given = ["DATA=digits", "KEEP=9", "REDUCED=1,2", "VAL=0.2", "SEED=3", "NOAUG=1", "PRECISION=float32", "NAME=a"]
+    given = sorted([*given, "EPOCHS=7", "BATCH=32", "LR=0.1", "PATIENCE=4", "FORCE=1"])
+    project.make(parallel, target, "FOLDS=1 2 3", *given, TOGETHER="3" if parallel == "-j4" else "0")
     autoencoder, *folds, evaluation = project.calls()
-    assert autoencoder == ["train_autoencoder.py", "--if-missing", *handed_on]
-    assert evaluation == ["evaluate.py", f"--model={model}", "--data=digits", "--noaug", "--name=a"]
-    assert {tuple(fold[: 2 + len(extra)]) for fold in folds} == {
-        ("train_ae_classifier.py", *extra, f"--fold={k}") for k in (1, 2, 3)
-    }
-    everything = {*handed_on, "--epochs=7", "--batch-size=32", "--learning-rate=0.1", "--patience=4", "--force"}
-    assert all(set(fold[2 + len(extra) :]) == everything for fold in folds)
+    assert autoencoder == ["train_autoencoder.py", "--if-missing", "--shared", *given]
+    assert evaluation == ["evaluate.py", f"--model={model}", "--shared", *given]
+    assert sorted(folds) == [["train_ae_classifier.py", *extra, f"--fold={k}", *given] for k in (1, 2, 3)]
 
-    moments = [(event, argv[0]) for event, argv, *_ in project.events() if argv[-1] != "--check"]
+    moments = [(event, argv[0]) for event, argv, *_ in project.events() if "--check" not in argv]
     assert moments[:2] == [("start", "train_autoencoder.py"), ("end", "train_autoencoder.py")]
     assert moments[-2:] == [("start", "evaluate.py"), ("end", "evaluate.py")]
 
@@ -205,19 +273,20 @@ def test_autoencoder_before_folds_before_evaluation(project, parallel, target, m
 @pytest.mark.parametrize("target", ["ae_cls", "mod_ae_cls"])
 @pytest.mark.parametrize(("encoder", "trained"), [("tuned", 1), ("frozen", 1), ("scratch", 0), ("random", 0)])
 def test_controls_without_an_autoencoder_train_none(project, target, encoder, trained):
-    project.make(target, "FOLDS=1", f"ENCODER={encoder}", "NAME=a")
+    given = [f"ENCODER={encoder}", "NAME=a"]
+    project.make(target, "FOLDS=1", *given)
     *autoencoder, fold, evaluation = project.calls()
-    assert autoencoder == trained * [["train_autoencoder.py", "--if-missing", "--name=a"]]
-    assert fold[-3:] == ["--fold=1", f"--encoder={encoder}", "--name=a"]
-    assert evaluation[2:] == [f"--encoder={encoder}", "--name=a"]
+    assert autoencoder == trained * [["train_autoencoder.py", "--if-missing", "--shared", *given]]
+    assert fold[-3:] == ["--fold=1", *given]
+    assert evaluation[2:] == ["--shared", *given]
 
 
 def test_classifier_checks_its_options_before_the_autoencoder(project):
     project.make("ae_cls", "EPOCHS=7", "FOLDS=1")
-    assert project.events()[0][1] == ["train_ae_classifier.py", "--epochs=7", "--check"]
+    assert project.all_calls()[0] == ["train_ae_classifier.py", "--check", "EPOCHS=7"]
     (project.folder / "calls").unlink()
     project.make("mod_ae_cls", "EPOCHS=7", "FOLDS=1")
-    assert project.events()[0][1] == ["train_ae_classifier.py", "--modified", "--epochs=7", "--check"]
+    assert project.all_calls()[0] == ["train_ae_classifier.py", "--modified", "--check", "EPOCHS=7"]
 
 
 def test_one_autoencoder_for_all_who_need_it(project):
@@ -229,16 +298,16 @@ def test_one_autoencoder_for_all_who_need_it(project):
 
 
 def test_compare(project):
-    project.make("compare", "RUNS=cnn  autoencoder_cls", "BASELINE=cnn", "NAME=a")
+    given = ["BASELINE=cnn", "NAME=a", "RUNS=cnn  autoencoder_cls"]
+    project.make("compare", *given)
     project.make("compare")
-    first = ["compare.py", "--name=a", "--runs=cnn  autoencoder_cls", "--baseline=cnn"]
-    assert project.calls() == [first, ["compare.py"]]
+    assert project.calls() == [["compare.py", *given], ["compare.py"]]
 
 
 def test_test_eval(project):
-    project.make("test-eval", "MODEL=mod_autoencoder_cls", "BATCH=64", "TARGET=original")
-    assert project.calls() == [["evaluate.py", "--target=original", "--batch-size=64", "--model=mod_autoencoder_cls"]]
-    assert "MODEL" in project.refused("test-eval")
+    given = ["BATCH=64", "MODEL=mod_autoencoder_cls", "TARGET=original"]
+    project.make("test-eval", *given)
+    assert project.calls() == [["evaluate.py", *given]]
 
 
 HOSTILE = [
@@ -259,62 +328,69 @@ HOSTILE = [
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_values_reach_the_scripts_literally(project, value):
-    project.make("ae", f"DATA={value}", f"NAME={value}", f"EPOCHS={value}")
+    given = [f"{knob}={value}" for knob in ("ARCH", "DATA", "EPOCHS", "NAME", "NOAUG")]
+    project.make("ae", *given)
     project.make("test-eval", f"MODEL={value}")
     assert project.calls() == [
-        ["train_autoencoder.py", f"--data={value}", f"--epochs={value}", f"--name={value}"],
-        ["evaluate.py", "--model=autoencoder", f"--data={value}", f"--name={value}"],
-        ["evaluate.py", f"--model={value}"],
+        ["train_autoencoder.py", *given],
+        ["evaluate.py", "--model=autoencoder", "--shared", *given],
+        ["evaluate.py", f"MODEL={value}"],
     ]
     assert not (project.folder / "pwned").exists()
 
 
 def test_empty_values_count_as_not_given(project):
-    project.make("cnn", "EPOCHS=", "NAME=", "NOAUG=", "FOLDS=")
+    project.make("cnn", "EPOCHS=", "NAME=", "NOAUG=", "FOLDS=", "ARCH=")
     *folds, evaluation = project.calls()
     assert folds == [["train_cnn.py", f"--fold={k}"] for k in range(1, 6)]
-    assert evaluation == ["evaluate.py", "--model=cnn"]
+    assert evaluation == ["evaluate.py", "--model=cnn", "--shared"]
 
 
 def test_flags(project):
     project.make("ae", "NOAUG=0", "FORCE=0")
-    assert project.calls()[0] == ["train_autoencoder.py"]
-    for value in ("2", "yes", "1 1", "1 0", "$(shell touch pwned)"):
-        assert f"NOAUG={value} is neither 1 nor 0" in project.refused("ae", f"NOAUG={value}")
-        assert f"FORCE={value} is neither 1 nor 0" in project.refused("ae", f"FORCE={value}")
+    assert project.calls()[0] == ["train_autoencoder.py", "FORCE=0", "NOAUG=0"]
+    for word in ("NOAUG=2", "FORCE=1 0", "NOAUG=$(shell touch pwned)"):
+        assert project.refused_by_script("ae", word) == f"train_autoencoder.py: {word} is neither 1 nor 0"
 
 
 def test_folds(project):
     assert project.make("cnn", "FOLDS=10 2 2").stderr == ""
     assert sorted(argv[1] for argv in project.calls()[:-1]) == ["--fold=10", "--fold=2"]
-    for value in ("1 x", "0", "01", "-1", "1.5", "1;2", "%", "cnn", "$(shell touch pwned)", "1 `touch pwned`"):
-        assert "is not a list of whole numbers" in project.refused("cnn", f"FOLDS={value}")
+    values = ["1 x", "0", "01", "-1", "1.5", "1;2", "%", "cnn", "$(shell touch pwned)", "1 `touch pwned`", "1 1001"]
+    for value in values:
+        sentence = f'FOLDS={value} is not a list of whole numbers from 1 to 1000, such as "1 2 3".  Stop.\n'
+        assert project.refused("cnn", f"FOLDS={value}").endswith(sentence)
 
 
 def test_misspelt_knob_is_named(project):
     message = project.refused("cnn", "NOUAG=1")
     assert "no knob NOUAG" in message
-    assert all(knob in message for knob in KNOBS)
+    assert all(re.search(rf"\b{knob}\b", message) for knob in (*KNOBS, "FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND"))
+    assert project.refused("cnn", "NOUAG=1", python=False) == message  # before an environment is made
+    for name in ("epochs", "KNOBS", "GOALS", "FOLD_LIST", "DEMO", "SHELL", "TYPED", "OWN", "KNOWN"):
+        for value in ("1", name, *([""] if name != "SHELL" else [])):  # make itself takes an empty SHELL for none
+            assert project.refused("cnn", f"{name}={value}").endswith(message.partition("NOUAG")[2])
     assert "no knob NOUAG" in project.refused("NOUAG=$(shell touch pwned)")
 
 
 def test_an_encoder_in_the_environment_is_no_knob_either(project):
     project.make("ae_cls", "FOLDS=1", ENCODER="scratch")
     assert [argv[0] for argv in project.calls()] == ["train_autoencoder.py", "train_ae_classifier.py", "evaluate.py"]
-    assert not any("encoder=" in word for argv in project.calls() for word in argv)
+    assert not any("ENCODER" in word for argv in project.calls() for word in argv)
 
 
 def test_environment_variables_are_no_knobs(project):
-    variables = {knob: "1" for knob in [*KNOBS, "LAUNCH", "ENVIRONMENT", "TYPED", "GIVEN", "DEMO", "GPU_BUILD"]}
+    names = "LAUNCH FOLDS ENVIRONMENT OWN KNOWN TYPED GIVEN FOLD_LIST NEEDED DEMO GPU_BUILD"
+    variables = {knob: "1" for knob in [*KNOBS, *names.split()]}
     project.make("cnn", **{**variables, "PYTHON": "/nowhere"})
     assert len(project.calls()) == 6
     assert project.calls()[0] == ["train_cnn.py", "--fold=1"]
-    assert project.calls()[-1] == ["evaluate.py", "--model=cnn"]
+    assert project.calls()[-1] == ["evaluate.py", "--model=cnn", "--shared"]
 
 
 def test_launch_is_in_front_of_trainings_only(project):
     project.make("ae_cls", "FOLDS=1", "LAUNCH=env LAUNCHED=$(echo yes)")
-    launched = {argv[0]: launched for event, argv, launched, _ in project.events() if argv[-1] != "--check"}
+    launched = {argv[0]: launched for event, argv, launched, _ in project.events() if "--check" not in argv}
     assert launched == {"train_autoencoder.py": "yes", "train_ae_classifier.py": "yes", "evaluate.py": None}
 
 
@@ -353,9 +429,9 @@ def test_demo_runs_the_whole_chain_on_digits(project):
         *["train_autoencoder.py", "evaluate.py"],
         *["train_autoencoder.py", "train_ae_classifier.py", "train_ae_classifier.py", "evaluate.py"],
     ]
-    assert all("--data=digits" in argv for argv in project.calls())
+    assert all("DATA=digits" in argv for argv in project.calls())
     trainings = [argv for argv in project.calls() if argv[0] != "evaluate.py" and "--if-missing" not in argv]
-    assert all({"--batch-size=32", "--force"} < set(argv) for argv in trainings)
+    assert all({"BATCH=32", "FORCE=1", "NAME=demo"} < set(argv) for argv in trainings)
     assert "imgs/digits_" in shown.splitlines()[-1]
 
 
@@ -365,7 +441,7 @@ def test_environment_is_made_once_and_again_when_its_list_changes(project):
     assert not (project.folder / ".venv").exists()
     shown = project.make("test-eval", "MODEL=cnn", python=False).stdout
     assert "Installing requirements.txt into .venv" in shown
-    assert project.calls() == [install, ["evaluate.py", "--model=cnn"]]
+    assert project.calls() == [install, ["evaluate.py", "MODEL=cnn"]]
 
     os.utime(project.folder / "requirements.txt", (1, 1))
     project.make("test-eval", "MODEL=cnn", python=False)
@@ -421,6 +497,7 @@ def test_clean(project):
     demo = ["checkpoints/digits_cnn_demo_fold1.keras", "checkpoints/.digits_cnn_demo_fold1.lock"]
     demo += ["checkpoints/.digits_cnn_demo_fold1.1a2b.part.state", "imgs/.digits_cnn_demo_report.1a2b.part.txt"]
     gone = [*demo, "imgs/digits_cnn_demo_report.txt", "__pycache__/a", ".ruff_cache/a"]
+    gone += ["util/__pycache__/a", "tests/__pycache__/a", ".pytest_cache/a"]
     for name in kept + runs + gone:
         executable(project.folder / name, "")
 

@@ -1,6 +1,5 @@
 """The models: parameter counts, weights taken from an autoencoder, finished files, the training twin, faster layers."""
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -12,15 +11,22 @@ from keras import layers
 from skimage import metrics
 
 import common
-import options
 import recipes
-from options import InputError
+import train_cnn
+import training
+from util.cli import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
 
 
-def built(name):
-    return common.finished_model(recipes.RECIPES[name], 10, name)
+RANGES = recipes.RECIPES["cnn"].settings.ranges
+
+
+def built(name, **network):
+    """The finished model of a row of RECIPES, with these settings of the network in place of the row's."""
+    recipe = recipes.RECIPES[name]
+    network = recipe.settings.network.model_copy(update=network)
+    return common.finished_model(recipe.build, recipe.settings.model_copy(update={"network": network}), 10, name)
 
 
 def shake(model):
@@ -60,10 +66,7 @@ def test_parameters_of_the_cnn_and_the_autoencoder(cnn, autoencoder):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "left", "taken"),
-    [
-        ("autoencoder_cls", 2_090_122, 1_826_634, 8),
-        ("mod_autoencoder_cls", 10_162_698, 8_422_602, 14),
-    ],
+    [("autoencoder_cls", 2_090_122, 1_826_634, 8), ("mod_autoencoder_cls", 10_162_698, 8_422_602, 14)],
 )
 def test_classifiers_take_and_freeze_the_encoder_by_name(autoencoder, name, parameters, left, taken):
     model = built(name)
@@ -94,11 +97,7 @@ def convolutions(names, filters=4):
 
 
 @pytest.mark.parametrize(
-    ("names", "filters", "sentence"),
-    [
-        (["one", "other", "three"], 4, "'two'"),
-        (["one", "two"], 5, "'one'"),
-    ],
+    ("names", "filters", "sentence"), [(["one", "other", "three"], 4, "'two'"), (["one", "two"], 5, "'one'")]
 )
 def test_a_layer_that_is_missing_or_of_another_shape_is_named(names, filters, sentence):
     with pytest.raises(InputError, match=sentence) as refusal:
@@ -172,9 +171,7 @@ def cae_block(width):
     ],
 )
 def test_settings_of_the_network(name, network, expected):
-    recipe = recipes.RECIPES[name]
-    recipe = dataclasses.replace(recipe, network={**recipe.network, **network})
-    model = common.finished_model(recipe, 10, name)
+    model = built(name, **network)
     shapes = {layer.name: "x".join(map(str, layer.output.shape[1:])) for layer in model.layers}
     for word in expected.split():
         layer, _, shape = word.lstrip("-").partition(":")
@@ -187,11 +184,10 @@ def test_settings_of_the_network(name, network, expected):
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_penalties_are_those_of_their_formulas(precision):
     """Of every hidden convolution's kernel, and of the code, the latter a picture's, on average over the batch."""
-    recipe, sizes = recipes.RECIPES["autoencoder_cae"], {"kernel_l2": 1e-3, "activity_l1": 1e-4}
-    model = common.finished_model(dataclasses.replace(recipe, network={**recipe.network, **sizes}), 10, "cae")
-    training, _ = common.training_model(model, common.Ranges(), precision, "augmented")
-    training(PICTURES, training=False)
-    found = sorted(float(loss) for loss in training.losses)
+    model = built("autoencoder_cae", kernel_l2=1e-3, activity_l1=1e-4)
+    whole, _ = training.training_model(model, common.Ranges(), precision, "augmented")
+    whole(PICTURES, training=False)
+    found = sorted(float(loss) for loss in whole.losses)
     kernels = [layer.get_weights()[0] for layer in model.layers[:-1] if isinstance(layer, layers.Conv2D)]
     code = numpy(keras.Model(model.input, model.get_layer("code").output)(PICTURES))
     expected = [*(1e-3 * np.square(kernel).sum() for kernel in kernels), 1e-4 * np.abs(code).sum() / len(code)]
@@ -265,16 +261,19 @@ def test_finished_file_opens_where_this_project_is_not(cnn, tmp_path):
         "import sys, keras, numpy as np\n"
         "model = keras.saving.load_model('cnn.keras')\n"
         "np.save('probabilities.npy', model.predict(np.load('pictures.npy'), verbose=0))\n"
-        "assert not {'common', 'options'} & sys.modules.keys()\n"
+        "assert not {'common', 'recipes', 'training', 'util'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
     assert np.allclose(np.load(tmp_path / "probabilities.npy"), numpy(cnn(PICTURES)), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch-size", "learning-rate", "patience"])
-def test_help_names_the_recipes_defaults(name):
-    (number,) = re.findall(r"\(default: ([\d.]+), or the ARCH's own\)", options.OPTIONS[name][1]["help"])
-    assert {getattr(recipe, name.replace("-", "_")) for recipe in map(recipes.RECIPES.get, recipes.MODELS)} == {
+def test_help_names_the_recipes_defaults(name, capsys):
+    with pytest.raises(SystemExit):
+        train_cnn.main(["--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    (number,) = re.findall(rf" --{name} [A-Z]+ [^()]+ \(default: ([\d.]+)\)", words)
+    assert {getattr(recipes.RECIPES[model].settings, name.replace("-", "_")) for model in recipes.MODELS} == {
         float(number)
     }
 
@@ -284,9 +283,9 @@ def test_help_names_the_recipes_defaults(name):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
 def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
-    training, core = common.training_model(cnn, recipes.REFERENCE_RANGES, precision)
+    whole, core = training.training_model(cnn, RANGES, precision)
     expected = numpy(cnn(PICTURES))
-    found = training(PICTURES, training=False)
+    found = whole(PICTURES, training=False)
     assert keras.backend.standardize_dtype(found.dtype) == "float32"
     assert np.abs(numpy(found) - expected).max() < tolerance
     assert expected.std() > 0.02  # the tolerance means something
@@ -297,8 +296,8 @@ def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
 def test_training_model_keeps_what_is_frozen():
     model = built("autoencoder_cls")
     frozen = common.freeze(model, "block2_norm2")
-    training, core = common.training_model(model, recipes.REFERENCE_RANGES, "float32")
-    assert trainable(training) == trainable(model) - 2 * 64  # the biases that normalisation cancels
+    whole, core = training.training_model(model, RANGES, "float32")
+    assert trainable(whole) == trainable(model) - 2 * 64  # the biases that normalisation cancels
     assert not any(core.get_layer(name).trainable for name in frozen)
 
 
@@ -308,7 +307,7 @@ def biases(core):
 
 def test_training_model_does_without_biases_that_normalisation_cancels(cnn):
     def core_of(model):
-        return common.training_model(model, recipes.REFERENCE_RANGES, "float32")[1]
+        return training.training_model(model, RANGES, "float32")[1]
 
     def without(model):
         return {name for name, there in biases(core_of(model)).items() if not there}
@@ -324,31 +323,31 @@ def test_training_model_does_without_biases_that_normalisation_cancels(cnn):
 
 def test_weights_come_back_from_a_training_model_without_biases():
     model = built("cnn")
-    training, core = common.training_model(model, recipes.REFERENCE_RANGES, "float32")
+    whole, core = training.training_model(model, RANGES, "float32")
     shake(core)
-    common.copy_weights(model, core)
-    assert np.allclose(numpy(model(PICTURES)), numpy(training(PICTURES, training=False)), atol=1e-5)
+    training.copy_weights(model, core)
+    assert np.allclose(numpy(model(PICTURES)), numpy(whole(PICTURES, training=False)), atol=1e-5)
     assert not model.get_layer("conv1").get_weights()[1].any()
 
 
 @pytest.mark.parametrize("target", ["augmented", "original"])
 def test_autoencoder_trains_on_pairs_of_reconstruction_and_target(autoencoder, target):
-    training, _ = common.training_model(autoencoder, recipes.REFERENCE_RANGES, "float32", target)
-    pair = numpy(training(PICTURES, training=False))
+    whole, _ = training.training_model(autoencoder, RANGES, "float32", target)
+    pair = numpy(whole(PICTURES, training=False))
     assert pair.shape == (6, 2, 32, 32, 3)
     assert np.allclose(pair[:, 0], numpy(autoencoder(PICTURES)), atol=1e-4)
     assert np.allclose(pair[:, 1], PICTURES / 255, atol=1e-6)
-    goal = numpy(training(PICTURES, training=True))[:, 1]
+    goal = numpy(whole(PICTURES, training=True))[:, 1]
     assert np.allclose(goal, PICTURES / 255, atol=1e-6) == (target == "original")
     assert goal.max() <= 1
 
 
 def test_augmented_target_is_what_the_autoencoder_sees(autoencoder):
-    training, core = common.training_model(autoencoder, recipes.REFERENCE_RANGES, "float32", "augmented")
-    common.seed_layers(training, core, 0, 1, 0)
-    goal = numpy(training(PICTURES, training=True))[:, 1]
-    common.seed_layers(training, core, 0, 1, 0)
-    seen = numpy(training.get_layer("augment")(PICTURES, training=True))
+    whole, core = training.training_model(autoencoder, RANGES, "float32", "augmented")
+    training.seed_layers(whole, core, 0, 1, 0)
+    goal = numpy(whole(PICTURES, training=True))[:, 1]
+    training.seed_layers(whole, core, 0, 1, 0)
+    seen = numpy(whole.get_layer("augment")(PICTURES, training=True))
     assert np.allclose(goal, seen / 255, atol=1e-6)
 
 
@@ -358,9 +357,9 @@ def test_error_and_psnr_are_those_of_scikit_image():
     pair[:, 1] = pair[:, 0] + random.normal(0, 0.1, pair[:, 0].shape) * np.arange(1, 6).reshape(5, 1, 1, 1)
     errors = [metrics.mean_squared_error(one, other) for one, other in pair]
     ratios = [metrics.peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pair]
-    assert np.allclose(numpy(common.reconstruction_loss("mean_squared_error")(None, pair)), errors, rtol=1e-5)
-    assert np.allclose(numpy(common.psnr(None, pair)), ratios, atol=1e-4)
+    assert np.allclose(numpy(training.reconstruction_loss("mean_squared_error")(None, pair)), errors, rtol=1e-5)
+    assert np.allclose(numpy(training.psnr(None, pair)), ratios, atol=1e-4)
     absolute = np.abs(pair[:, 0] - pair[:, 1]).mean(axis=(1, 2, 3))
-    assert np.allclose(numpy(common.reconstruction_loss("mean_absolute_error")(None, pair)), absolute, rtol=1e-5)
+    assert np.allclose(numpy(training.reconstruction_loss("mean_absolute_error")(None, pair)), absolute, rtol=1e-5)
     equal = np.stack([pair[:, 0], pair[:, 0]], axis=1)
-    assert np.all(np.isfinite(numpy(common.psnr(None, equal))))
+    assert np.all(np.isfinite(numpy(training.psnr(None, equal))))

@@ -1,8 +1,10 @@
-"""Figures in the README are those of the tracked JSON."""
+"""The README and docs/: their figures are those of the tracked JSON, their links lead somewhere."""
 
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,19 +13,29 @@ from conftest import ROOT
 import bench
 import compare
 import recipes
-import reporting
+from util import plots
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FLAT = " ".join(README.split())
+DOCUMENTS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+TEXTS = {"README.md": README} | {f"docs/{name}.md": text for name, text in DOCUMENTS.items()}
+COMPARING, METHOD, NETWORKS, SPEED = (DOCUMENTS[name] for name in ("comparing", "method", "networks", "speed"))
 MAKE = {"cnn": "cnn", "autoencoder": "ae", "autoencoder_cls": "ae_cls"}  # the target of each model
+
+
+def flat(text):
+    """Without its line breaks."""
+    return " ".join(text.split())
 
 
 def published(name):
     return json.loads((ROOT / "imgs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+# --- Figures --------------------------------------------------------------------------------------------------------
+
+
 def test_the_benchmark_is_the_published_one():
-    assert bench.show_table(published("benchmark")["models"]) in README
+    assert bench.show_table(published("benchmark")["models"]) in SPEED
 
 
 def bare(text):
@@ -32,17 +44,21 @@ def bare(text):
 
 
 def short(figure, digits):
-    return bare(reporting.show(figure, digits))
+    return bare(plots.show(figure, digits))
 
 
 def row_of(name, run):
     """A run's row in the first table, less what it is in words and what its document says."""
-    epochs = reporting.show({**run["epochs"], "std": run["epochs"]["std"] or None}, 0)
-    folds = published(f"{name}_report")["folds"].values()
-    accuracies = " ".join(bare(f"{fold['accuracy']:.3f}") for fold in folds)
     recalls = " | ".join(short(recall, 2) for recall in run["recall"].values())
     ensemble = bare(f"{run['ensemble']['accuracy']:.3f}")
-    return f"`{name}` | {epochs} | {accuracies} | {short(run['accuracy'], 3)} | {ensemble} | {recalls} |"
+    return f"| `{name}` | {short(run['accuracy'], 3)} | {ensemble} | {recalls} |"
+
+
+def folds_of(name, run):
+    """A run's row in the table of single folds."""
+    epochs = plots.show({**run["epochs"], "std": run["epochs"]["std"] or None}, 0)
+    accuracies = [fold["accuracy"] for fold in published(f"{name}_report")["folds"].values()]
+    return f"| `{name}` | {epochs} | {' '.join(bare(f'{accuracy:.3f}') for accuracy in accuracies)} |"
 
 
 def difference_of(row):
@@ -54,37 +70,66 @@ def difference_of(row):
 def test_the_first_screen_is_the_comparison():
     found = published("comparison")
     assert found["runs"].keys() == {"cnn", "autoencoder_cls_scratch", "autoencoder_cls_noaug"}
+    _, _, *rows = re.search(r"(^\|.*\n)+", README, re.MULTILINE)[0].splitlines()
+    assert len(rows) == len(found["runs"])
     for name, run in found["runs"].items():
-        assert row_of(name, run) in README
-    assert [difference_of(row) for row in found["comparisons"]] == [
-        line for line in README.splitlines() if line.startswith("| `") and "` - `" in line
-    ]
+        assert len([row for row in rows if row_of(name, run) in row]) == 1
+    pretrained = found["comparisons"][0]
+    assert (pretrained["run"], pretrained["baseline"]) == ("autoencoder_cls_noaug", "autoencoder_cls_scratch")
+    said = f"scores {-100 * pretrained['mean']:.1f} points less than the same network trained from scratch"
+    assert said in flat(README)
+    test = pretrained["t_test"]
+    assert f"95 % interval {compare.between(test)}, p {compare.show_p(test['p_holm'])} after Holm's" in flat(README)
+    assert test["p_holm"] > 1 - compare.LEVEL and "which is no significant difference" in flat(README)
+    assert {name: len(run["folds"]) for name, run in found["runs"].items()} == {
+        "cnn": 5,
+        "autoencoder_cls_scratch": 3,
+        "autoencoder_cls_noaug": 3,
+    }
+    assert "random splits of the training images: five for `cnn`, three for the others." in flat(README)
+    autoencoder = published("autoencoder_noaug_report")["folds"]["1"]["record"]
+    deeper = {run["epochs"]["mean"] for name, run in found["runs"].items() if name != "cnn"}
+    said = f"The autoencoder had {len(autoencoder['history']['loss'])} epochs and the deeper CNNs {deeper.pop():.0f}, "
+    assert said in flat(README) and not deeper
+
+
+def test_the_comparison_in_full():
+    found = published("comparison")
+    rows = [line for line in COMPARING.splitlines() if line.startswith("| `")]
+    assert sorted(row for row in rows if "` - `" not in row) == sorted(
+        folds_of(name, run) for name, run in found["runs"].items()
+    )
+    assert [row for row in rows if "` - `" in row] == [difference_of(row) for row in found["comparisons"]]
     pretrained, deeper = found["comparisons"]
     each = ", ".join(f"{100 * difference:+.1f}" for difference in pretrained["differences"])
-    assert (
-        f"scores {-100 * pretrained['mean']:.1f} points less than the same network trained from scratch: {each} "
-        in FLAT
-    )
-    test = pretrained["t_test"]
-    assert f"95 % interval {compare.between(test)}, p {compare.show_p(test['p_holm'])} after Holm's" in FLAT
+    assert pretrained["folds"] == [1, 2, 3]
+    assert f"On folds 1, 2 and 3 the difference is {each} points." in flat(COMPARING)
     assert pretrained["folds"] == deeper["folds"]  # or they would not add up
-    assert f"it is {-100 * (pretrained['mean'] + deeper['mean']):.1f} points lower on the same folds" in FLAT
+    difference = -100 * (pretrained["mean"] + deeper["mean"])
+    assert f"it is {difference:.1f} points lower on the same folds" in flat(COMPARING)
     quality = found["runs"]["autoencoder_cls_noaug"]["autoencoder"]
-    assert f"{quality['PSNR (dB)']['mean']:.1f} dB, SSIM {short({**quality['SSIM'], 'std': None}, 3)} on" in README
+    ssim = short({**quality["SSIM"], "std": None}, 3)
+    assert f"{quality['PSNR (dB)']['mean']:.1f} dB, SSIM {ssim} on" in flat(COMPARING)
     reference = published("autoencoder_noaug_report")["summary"]["SSIM with the reference's data_range=2"]
-    assert f"(`data_range=2`) is {short({**reference, 'std': None}, 3)}." in README
+    assert f"(`data_range=2`) is {short({**reference, 'std': None}, 3)}." in flat(COMPARING)
+
+
+def test_what_is_said_of_the_reference_program_beside_ours():
     fold = published("cnn_report")["folds"]["1"]
-    ours = bare(f"ours, on fold 1, {fold['accuracy']:.3f} with epoch {fold['record']['best_epoch']}, ")
-    assert f"{ours}having stopped after {len(fold['record']['history']['loss'])}, " in FLAT
+    best, epochs = fold["record"]["best_epoch"], len(fold["record"]["history"]["loss"])
+    ours = f"| ours, best weights, those of epoch {best} | {epochs} | {fold['accuracy']:.3f} |"
+    assert bare(ours) in METHOD.splitlines()
 
 
-def test_what_the_first_screen_says_of_learning():
+def test_what_is_said_of_learning():
     frozen, scratch, cnn = (
         [fold for _, fold in sorted(published(f"{name}_report")["folds"].items())]
         for name in ("autoencoder_cls_noaug", "autoencoder_cls_scratch", "cnn")
     )
     learnt = [np.mean([fold["record"]["history"]["accuracy"][-1] for fold in folds]) for folds in (frozen, scratch)]
-    assert "({:.0%} of them right in the last epoch, against {:.0%})".format(*learnt).replace("%", " %") in FLAT
+    said = "({:.0%} of them right in the last epoch, against {:.0%})".format(*learnt).replace("%", " %")
+    assert said in flat(COMPARING)
+    assert "It finds fewer deer and trucks on every fold." in flat(COMPARING)
     for name in ("deer", "truck"):
         assert all(one["recall"][name] < other["recall"][name] for one, other in zip(frozen, scratch, strict=True))
 
@@ -93,15 +138,8 @@ def test_what_the_first_screen_says_of_learning():
 
     low, high = (round(100 * jump) for jump in (min(jumps(scratch + cnn)), max(jumps(scratch + cnn))))
     few, more = (round(100 * jump) for jump in (min(jumps(frozen)), max(jumps(frozen))))
-    assert f"validation accuracy moves by {low} to {high} points, with frozen layers by {few} to {more} " in FLAT
-
-
-def test_the_comparison_is_of_the_published_reports(workdir):
-    (workdir / "imgs").mkdir()
-    for path in ROOT.glob("imgs/[!d]*_report.json"):  # those of digits are a reader's own
-        shutil.copy(path, workdir / "imgs")
-    compare.main([])
-    assert json.loads((workdir / "imgs/comparison.json").read_text())["text"] == published("comparison")["text"]
+    said = f"validation accuracy moves by {low} to {high} points, with frozen layers by {few} to {more} "
+    assert said in flat(COMPARING)
 
 
 @pytest.mark.parametrize(
@@ -115,21 +153,51 @@ def test_the_other_networks_figures_are_those_of_their_reports(make, model, arch
         figures = f"MSE {record['history']['val_loss'][best - 1]:.4f}; {summary['PSNR (dB)']['mean']:.1f} dB"
     else:
         figures = f"{summary['accuracy']['mean']:.3f}"
-    (row,) = (line for line in README.splitlines() if line.startswith(f"| `{make} ARCH={arch}` |"))
+    (row,) = (line for line in NETWORKS.splitlines() if line.startswith(f"| `{make} ARCH={arch}` |"))
     assert row.endswith(f"| {bare(figures)} |")
+    assert f" | {record['parameters']:,} {frozen(record)}| " in row
     assert arch not in ("pool3", "wide5") or best == 5
     if arch in ("elu", "dropout"):  # not to its document's end
-        epochs, minutes = record["settings"]["epochs"], f"{record['seconds'] / 60:.0f}"
-        assert f"`make cnn ARCH={arch} EPOCHS={epochs}`, {minutes} minutes of two" in FLAT
+        epochs = record["settings"]["epochs"]
+        assert f"| `make cnn ARCH={arch} EPOCHS={epochs}` | {minutes(record)} minutes" in NETWORKS
     else:
-        assert len(record["history"]["loss"]) == recipes.RECIPES[f"{model}_{arch}"].epochs
+        assert len(record["history"]["loss"]) == recipes.RECIPES[f"{model}_{arch}"].settings.epochs
 
 
-def test_what_is_said_of_the_convolutional_autoencoder():
-    records = [published(f"{model}_cae_report")["folds"]["1"]["record"] for model in ("autoencoder", "autoencoder_cls")]
-    assert "in {:.0f} and {:.0f} minutes; ".format(*(record["seconds"] / 60 for record in records)) in FLAT
-    validation = records[1]["history"]["val_accuracy"][records[1]["best_epoch"] - 1]
-    assert bare(f"its classifier has {validation:.3f} in validation, ") in FLAT
+def frozen(record):
+    """How many of the parameters are trainable, where some are frozen."""
+    trainable = record["trainable_parameters"]
+    return f"({trainable:,}) " if "frozen" in record else ""
+
+
+@pytest.mark.parametrize("run", ["cnn", "autoencoder_noaug", "autoencoder_cls_noaug"])
+def test_the_references_networks_have_the_parameters_of_the_records(run):
+    record = published(f"{run}_report")["folds"]["1"]["record"]
+    model = run.removesuffix("_noaug")
+    (row,) = (line for line in METHOD.splitlines() if line.startswith(f"| `{model}` | "))
+    assert row.endswith(f" | {record['parameters']:,} ({record['trainable_parameters']:,}) |")
+
+
+def minutes(record):
+    return f"{record['seconds'] / 60:.0f}"
+
+
+def test_how_long_the_other_networks_took():
+    def took(*runs):
+        return [minutes(published(f"{run}_report")["folds"]["1"]["record"]) for run in runs]
+
+    said = "in {}, {} and {} minutes.".format(*took("cnn_leaky", "cnn_pool3", "cnn_wide5"))
+    row = f"| `make cnn ARCH=leaky`, and so `pool3`, `wide5` | To their documents' ends, {said} |"
+    assert row in NETWORKS.splitlines()
+    autoencoder, classifier = took("autoencoder_cae", "autoencoder_cls_cae")
+    assert f"| `make ae ARCH=cae` | To its document's end, in {autoencoder} minutes. |" in NETWORKS.splitlines()
+    assert f"| `make ae_cls ARCH=cae` | To its document's end, in {classifier} minutes. It has " in NETWORKS
+
+
+def test_what_is_said_of_the_convolutional_autoencoders_classifier():
+    record = published("autoencoder_cls_cae_report")["folds"]["1"]["record"]
+    validation = record["history"]["val_accuracy"][record["best_epoch"] - 1]
+    assert bare(f"It has {validation:.3f} in validation, ") in flat(NETWORKS)
 
 
 @pytest.fixture(scope="module")
@@ -165,4 +233,56 @@ def test_the_table_of_precisions_is_that_of_the_reports(trainings):
     for name, rows in values.items():
         mean, spread = rows.mean(axis=0), rows.std(axis=0, ddof=1)
         cells = (f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True))
-        assert f"| {name} | " + " | ".join(cells) + " |" in README
+        assert f"| {name} | " + " | ".join(cells) + " |" in SPEED.splitlines()
+
+
+# --- Form -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_no_longer_than_can_be_read():
+    assert len(README.splitlines()) <= 200
+    assert len(README.split()) <= 2000
+
+
+def test_the_table_of_knobs_and_settings_is_that_of_the_code():
+    (table,) = re.findall(r"<!-- settings -->\n(.*?)<!-- /settings -->\n", README, re.DOTALL)
+    command = [sys.executable, ROOT / "util/knobs.py", "markdown"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    assert table == printed
+    for text in TEXTS.values():
+        assert "<!-- settings -->" not in text or text is README
+
+
+def anchors(text):
+    """Where a link may lead within a document: its headings, as GitHub makes anchors of them."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", outside, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def links(text):
+    """Where the links and pictures of a document lead."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"\]\(([^)\s]+)\)", outside)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_link_leads_somewhere(name):
+    tracked = []
+    if shutil.which("git"):
+        tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    inside = [link for link in links(TEXTS[name]) if not link.startswith("https://")]
+    assert not [link for link in inside if ":" in link or link.startswith("/")]
+    for link in inside:
+        file, _, anchor = link.partition("#")
+        path = ((ROOT / name).parent / file).resolve() if file else ROOT / name
+        assert path.exists(), link
+        if tracked:  # what a reader of the repository does not get, does not count
+            assert any(path in (ROOT / one, *(ROOT / one).parents) for one in tracked), link
+        if anchor:
+            assert anchors(path.read_text(encoding="utf-8")).count(anchor) == 1, link
+
+
+def test_every_document_is_linked_from_the_readme_and_every_text_has_links():
+    assert {f"docs/{name}.md" for name in DOCUMENTS} <= {link.partition("#")[0] for link in links(README)}
+    assert all(links(text) for text in TEXTS.values())

@@ -19,11 +19,12 @@ import pytest
 from conftest import ROOT
 from keras import layers
 
-import common
 import evaluate
-import options
 import recipes
+import runs
 import train_cnn
+import training
+from util import cli
 
 STEM = "small_cnn_fold1"
 UNPRIVILEGED = 65534  # nobody
@@ -37,7 +38,7 @@ def build_tiny(x, classes):
 @pytest.fixture
 def folder(monkeypatch, npz):
     """A working directory with checkpoints/ and imgs/ that an unprivileged user may reach and change."""
-    monkeypatch.setitem(recipes.RECIPES, "cnn", recipes.Recipe(build_tiny, batch_size=64, epochs=3))
+    monkeypatch.setitem(recipes.RECIPES, "cnn", recipes.row(build_tiny, batch_size=64, epochs=3))
     folder = Path(tempfile.mkdtemp())
     shutil.copy(npz, folder)
     for path in (folder, folder / "checkpoints", folder / "imgs"):
@@ -58,7 +59,7 @@ def call(folder, capsys):
         given = ["--model", "cnn"] if what == "evaluate" else []
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
-            options.run(lambda: script([*given, "--data", "small.npz", *map(str, argv)]))
+            cli.run(lambda: script([*given, "--data", "small.npz", *map(str, argv)]))
         return end.value.code, *capsys.readouterr()
 
     return call
@@ -142,7 +143,7 @@ def script(monkeypatch):
 
 def when(patch, name, event):
     """Have a training do `event(epoch)` before KeepState's or Run's method `name`."""
-    owner = common.KeepState if hasattr(common.KeepState, name) else common.Run
+    owner = training.KeepState if hasattr(training.KeepState, name) else runs.Run
     plain = getattr(owner, name)
 
     def first(self, *args):
@@ -250,7 +251,7 @@ def test_a_folder_that_becomes_unwritable_costs_no_finished_epoch(call, folder, 
 
 
 def test_a_log_that_cannot_grow_is_one_sentence():
-    script = "import options; options.run(lambda: print('a line'))"
+    script = "from util import cli; cli.run(lambda: print('a line'))"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as log:
         result = subprocess.run(

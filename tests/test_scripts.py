@@ -12,7 +12,6 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import joblib
 import keras
 import numpy as np
 import pytest
@@ -24,9 +23,10 @@ from sklearn.calibration import calibration_curve
 
 import common
 import evaluate
-import options
 import recipes
-from options import InputError
+import runs
+from util import cli
+from util.cli import InputError
 
 DATA = "pictures.npz"
 SMALL = "--epochs 1 --batch-size 16"
@@ -223,10 +223,7 @@ def test_a_finished_file_gives_the_saved_probabilities_for_pictures_as_they_are(
 
 @pytest.mark.parametrize(
     ("stem", "frozen"),
-    [
-        ("pictures_autoencoder_cls_noaug_fold1", FROZEN),
-        ("pictures_mod_autoencoder_cls_noaug_fold1", WHOLE_ENCODER),
-    ],
+    [("pictures_autoencoder_cls_noaug_fold1", FROZEN), ("pictures_mod_autoencoder_cls_noaug_fold1", WHOLE_ENCODER)],
 )
 def test_a_classifiers_frozen_layers_are_the_autoencoders_bit_for_bit_and_the_others_have_learnt(inside, stem, frozen):
     found = record(stem)
@@ -262,9 +259,9 @@ def calibration_error(labels, probabilities):
 
 def test_calibration_error_of_known_cases():
     sure = np.array([[0.9, 0.1]] * 10)
-    assert evaluate.calibration_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0)
-    assert evaluate.calibration_error(sure, np.ones(10, int)) == pytest.approx(0.9)
-    assert evaluate.calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0  # 1 belongs to the last bin
+    assert common.calibration_error(np.array([0] * 9 + [1]), sure) == pytest.approx(0)
+    assert common.calibration_error(np.ones(10, int), sure) == pytest.approx(0.9)
+    assert common.calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0  # 1 belongs to the last bin
 
 
 def assert_figures(fold, labels, probabilities, class_names):
@@ -374,12 +371,13 @@ def test_plots_are_of_a_readmes_width_not_blank_and_nothing_is_cut_off_at_an_edg
 
 def test_a_mean_is_taken_over_folds_of_the_same_settings_only(borrow):
     borrow("pictures_cnn_fold1", "pictures_cnn_fold2")
-    change_settings("pictures_cnn_fold2", epochs=2, ranges={"flip": True})
+    change_settings("pictures_cnn_fold2", epochs=2, ranges={"rotation": 10, "shift": 0.1})
     with pytest.raises(InputError) as refusal:
         call("evaluate", "--model cnn")
-    assert str(refusal.value).startswith(
+    assert str(refusal.value) == (
         "checkpoints/pictures_cnn_fold1.keras and checkpoints/pictures_cnn_fold2.keras are no folds of one study "
-        "(EPOCHS 1 and 2; ranges.rotation 40 and None; ranges.shift 0.2 and None; "
+        "(ranges.rotation 40.0 and 10; ranges.shift 0.2 and 0.1; EPOCHS 1 and 2): train one of them anew with FORCE=1, "
+        "or under a NAME of its own"
     )
     assert not Path("imgs").exists() and not list(Path("checkpoints").glob("*.npz"))
 
@@ -492,14 +490,14 @@ def test_a_classifier_of_ones_own_is_evaluated_on_classes_of_unequal_size(borrow
     assert report("own")["folds"]["1"]["record"] is None
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_quality_of_fewer_pictures_than_there_are_cores(borrow, monkeypatch, count):
+@pytest.mark.parametrize("count", [1, 3, 501])
+def test_the_quality_of_one_picture_of_few_and_of_one_more_than_are_computed_at_once(borrow, count):
     borrow()
     with np.load(DATA) as file:
-        np.savez(DATA, **{name: file[name][:count] if name.endswith("_test") else file[name] for name in file})
+        rows = np.arange(count) % len(file["x_test"])
+        np.savez(DATA, **{name: file[name][rows] if name.endswith("_test") else file[name] for name in file})
     layers = [keras.Input((32, 32, 3)), keras.layers.Rescaling(0.9 / 255)]
     keras.Sequential(layers).save("darker.keras")
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
     call("evaluate", "--model autoencoder --model-path darker.keras")
     pictures = held_out()[0] / 255
     ratios = [-10 * np.log10(((0.1 * picture) ** 2).mean()) for picture in pictures]
@@ -597,7 +595,7 @@ def test_other_settings_than_those_of_a_finished_training_are_refused_by_name(in
 
 def test_a_refusal_is_one_line_on_stderr_and_status_2(inside, capsys):
     with pytest.raises(SystemExit) as end:
-        options.run(lambda: call("train_cnn", f"{SMALL} --epochs 2"))
+        cli.run(lambda: call("train_cnn", f"{SMALL} --epochs 2"))
     assert end.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -653,7 +651,7 @@ def test_nothing_is_downloaded_before_a_missing_training_is_reported(workdir, mo
     def download():
         raise AssertionError("this would have been downloaded for nothing")
 
-    monkeypatch.setattr(common, "load_cifar10", download)
+    monkeypatch.setattr(common, "fetch_cifar10", download)
     with pytest.raises(InputError, match=r"there is no finished (training of|model) "):
         evaluate.main(words.split())
 
@@ -662,7 +660,7 @@ def test_a_file_in_place_of_checkpoints_is_one_sentence(workdir, npz, capsys):
     Path("checkpoints").write_text("")
     for script, words in (("train_cnn", SMALL), ("train_autoencoder", f"{SMALL} --if-missing")):
         with pytest.raises(SystemExit) as end:
-            options.run(lambda script=script, words=words: call(script, words, data=str(npz)))
+            cli.run(lambda script=script, words=words: call(script, words, data=str(npz)))
         assert end.value.code == 1
         sentence = r".*: checkpoints cannot be written to \(.*exists\); mend that and repeat\n"
         assert re.fullmatch(sentence, capsys.readouterr().err)
@@ -670,7 +668,7 @@ def test_a_file_in_place_of_checkpoints_is_one_sentence(workdir, npz, capsys):
 
 def test_a_file_in_place_of_imgs_is_one_sentence(workdir):
     Path("imgs").write_text("")
-    with pytest.raises(options.RunFailed, match=r"^imgs/a_report\.txt cannot be written \(.*\); mend that and repeat$"):
+    with pytest.raises(cli.RunFailed, match=r"^imgs/a_report\.txt cannot be written \(.*\); mend that and repeat$"):
         write_report("one")
 
 
@@ -699,9 +697,9 @@ def test_an_autoencoder_of_other_images_is_not_taken(inside, words):
     assert contents("checkpoints") == before
 
 
-def test_an_autoencoder_of_another_split_of_the_same_images_is_taken(inside):
-    args = SimpleNamespace(arch=None, config=None, noaug=True, target="augmented", name="other")
-    run, _ = common.find_autoencoder(args, common.prepare_fold(DATA, recipes.Recipe(None, val=0.2), 2))
+def test_an_autoencoder_of_another_split_of_the_same_images_is_taken(inside, arguments):
+    choice, typed = arguments("--noaug", "--name", "other", "--val", 0.2)
+    run, _ = runs.find_autoencoder(choice, common.prepare_fold(DATA, recipes.Settings(**typed), 2))
     assert run.name == AUTOENCODER
 
 

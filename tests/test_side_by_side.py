@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import files_of_classifier, start, wait_until
 
-import common
+import runs
 
 
 class Processes:
@@ -70,7 +70,7 @@ def test_folds_side_by_side_leave_each_other_s_files_alone(trainings, processes)
     folder = processes.folder / "checkpoints"
     files = {path.name for path in folder.iterdir() if path.suffix != ".lock"}
     assert files == {"small_cnn_fold1.state", "small_cnn_fold2.keras", "small_cnn_fold2.json"}
-    record = common.Run("small_cnn", 2, folder).read_record()
+    record = runs.Run("small_cnn", 2, folder).read_record()
     assert (record["fold"], len(record["history"]["loss"])) == (2, 2)
     with np.load(folder / "small_cnn_fold1.state") as file:
         note = json.loads(file["note"].tobytes())

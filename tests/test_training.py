@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -18,16 +19,18 @@ from types import SimpleNamespace
 import joblib
 import keras
 import numpy as np
+import pydantic
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_project
 from keras import layers
 
 import common
-import files
-import options
 import recipes
-from options import InputError, RunFailed
+import runs
+import training
 from recipes import RECIPES
+from util import cli, files, hardware
+from util.cli import InputError, RunFailed
 
 TIMING = {"seconds", "images_per_second"}
 FINISHED = ("--precision", "float32", "--epochs", 4)
@@ -46,24 +49,28 @@ def build_tiny_autoencoder(x, classes=None):
     return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
 
 
+def changed(recipe, **settings):
+    return dataclasses.replace(recipe, settings=recipe.settings.model_copy(update=settings))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def tiny_recipes():
     """Models that train in a second, under the names `cnn_tiny` and `autoencoder_tiny`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "cnn_tiny", recipes.Recipe(build_tiny, batch_size=64, epochs=2))
-        recipe = dataclasses.replace(RECIPES["autoencoder"], build=build_tiny_autoencoder, epochs=1)
-        patch.setitem(RECIPES, "autoencoder_tiny", recipe)
+        patch.setitem(RECIPES, "cnn_tiny", recipes.row(build_tiny, batch_size=64, epochs=2))
+        recipe = changed(RECIPES["autoencoder"], epochs=1)
+        patch.setitem(RECIPES, "autoencoder_tiny", dataclasses.replace(recipe, build=build_tiny_autoencoder))
         yield
 
 
 @pytest.fixture(scope="module")
 def fold(npz, resolved):
-    return common.prepare_fold(npz, resolved())
+    return common.prepare_fold(npz, resolved().settings)
 
 
 @pytest.fixture
 def run(tmp_path):
-    return common.Run("tiny", 1, tmp_path)
+    return runs.Run("tiny", 1, tmp_path)
 
 
 @pytest.fixture
@@ -71,29 +78,36 @@ def train(fold, resolved):
     """train(run, '--epochs', 3, model='cnn_tiny', …): a training of the fold, or of another."""
 
     def train(run, *argv, model="cnn_tiny", fold=fold, **more):
-        common.train(model, resolved(*argv, row=model), run, fold, "--force" in argv, **more)
+        training.train(resolved(*argv, row=model), run, fold, "--force" in argv, **more)
         return run
 
     return train
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, fold, resolved):
+def states(tmp_path_factory):
+    """The states that the `finished` training left on its way."""
+    return tmp_path_factory.mktemp("states")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, states, fold, resolved):
     """A finished training, and the weights that its model began with; copy it before changing it."""
-    run, start = common.Run("tiny", 1, tmp_path_factory.mktemp("finished")), {}
+    run, start = runs.Run("tiny", 1, tmp_path_factory.mktemp("finished")), {}
 
     def keep_start(model):
         start.update({layer.name: layer.get_weights() for layer in model.layers})
         return {"note": "from take"}
 
-    common.train("cnn_tiny", resolved(*FINISHED, row="cnn_tiny"), run, fold, prepare=keep_start)
+    with copying_states(states):
+        training.train(resolved(*FINISHED, row="cnn_tiny"), run, fold, prepare=keep_start)
     return run, start
 
 
 @pytest.fixture
 def copy(finished, tmp_path):
     shutil.copytree(finished[0].folder, tmp_path, dirs_exist_ok=True)
-    return common.Run("tiny", 1, tmp_path)
+    return runs.Run("tiny", 1, tmp_path)
 
 
 @pytest.fixture
@@ -109,7 +123,7 @@ def no_fit(monkeypatch):
 @contextlib.contextmanager
 def stopped_in_epoch(epoch):
     """Inside, a training gets Ctrl-C's signal in the middle of `epoch` (from 1), and has to end as the README says."""
-    plain = common.Progress.on_train_batch_end
+    plain = training.Progress.on_train_batch_end
 
     def interrupted(self, batch, logs=None):
         plain(self, batch, logs)
@@ -119,7 +133,7 @@ def stopped_in_epoch(epoch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(common.Progress, "on_train_batch_end", interrupted)
+            patch.setattr(training.Progress, "on_train_batch_end", interrupted)
             yield
     finally:
         signal.signal(signal.SIGINT, before)
@@ -133,6 +147,47 @@ def without_timing(history):
     return {key: values for key, values in history.items() if key not in TIMING}
 
 
+@contextlib.contextmanager
+def copying_states(folder):
+    """Inside, the state that a training leaves after each epoch, as kill -9 would, is copied: `folder`/1 and so on."""
+    folder.mkdir(exist_ok=True)
+    plain = training.KeepState.commit
+
+    def commit(self):
+        plain(self)
+        shutil.copy(self.path, folder / str(len(self.history)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.KeepState, "commit", commit)
+        yield
+
+
+def read_state(path):
+    """(What a state says, its arrays)."""
+    arrays = files.read_arrays(path)
+    return json.loads(arrays.pop("note").tobytes()), arrays
+
+
+def write_state(path, note, arrays):
+    files.commit_arrays(path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+
+
+def require_equal_states(one, other):
+    """But for the time that epochs took."""
+    for note, _ in (one, other):
+        note["history"] = [without_timing(figures) for figures in note["history"]]
+    assert one[0] == other[0]
+    assert one[1].keys() == other[1].keys()
+    assert [name for name, array in one[1].items() if array.tobytes() != other[1][name].tobytes()] == []
+
+
+def require_equal_runs(one, other):
+    assert equal_weights(one.load_model(), other.load_model())
+    record, expected = one.read_record(), other.read_record()
+    assert without_timing(record["history"]) == without_timing(expected["history"])
+    assert (record["best_epoch"], record["settings"]) == (expected["best_epoch"], expected["settings"])
+
+
 # --- A finished training ---
 
 
@@ -142,7 +197,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     assert (record["run"], record["fold"], record["note"]) == ("tiny", 1, "from take")
     asked = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-3, "patience": 15, "seed": 0, "val": 0.15}
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
-    fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False}
+    fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
     fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny"}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
@@ -157,10 +212,10 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     assert record["best_epoch"] == int(np.argmin(history["val_loss"])) + 1
     assert record["seconds"] == sum(history["seconds"]) > 0
     assert min(history["images_per_second"]) <= record["images_per_second"] <= max(history["images_per_second"])
-    assert (record["precision"], record["device"]) == ("float32", common.set_up_device()[0])
+    assert (record["precision"], record["device"]) == ("float32", hardware.set_up_device()[0])
     assert record["versions"]["keras"] == keras.__version__
     assert record["versions"].keys() >= {"python", "numpy", "sklearn", "skimage", keras.backend.backend()}
-    assert record["commit"] == common.current_commit()
+    assert record["commit"] == hardware.current_commit(ROOT)
     assert record["checkpoint_sha256"] == files.file_sha256(run.checkpoint)
     assert {path.name for path in run.folder.iterdir()} == {"tiny_fold1.keras", "tiny_fold1.json"}
 
@@ -205,12 +260,16 @@ def test_training_batches_are_drawn_and_validation_is_the_fold_s_own(
 
     monkeypatch.setattr(keras.Model, "fit", fit)
     with pytest.raises(Stop):
-        train(common.Run(model, 3, run.folder), "--seed", 7, "--batch-size", 20, model=model, target=target)
+        more = {"target": target} if target else {}
+        train(runs.Run(model, 3, run.folder), "--seed", 7, "--batch-size", 20, model=model, **more)
     assert given["validation_data"][0] is fold.x_val
     assert given["validation_data"][1] is fold.y_val
     expected = common.BalancedBatches(fold.x_train, fold.y_train, 20, seed=7, fold=3, balanced=balanced)
     assert given["steps_per_epoch"] == expected.steps_per_epoch == (34 * 10 if balanced else len(fold.x_train)) // 20
-    assert all(np.array_equal(given["batches"].rows(step), expected.rows(step)) for step in range(30))
+    assert all(np.array_equal(given["batches"].batches.rows(step), expected.rows(step)) for step in range(30))
+    for step in (0, 1, 29):
+        for found, drawn in zip(given["batches"][step], expected[step], strict=True):
+            assert np.array_equal(found, drawn)
     assert isinstance(given["optimizer"], keras.optimizers.RMSprop if target else keras.optimizers.Adam)
     schedule = [c for c in given["callbacks"] if isinstance(c, keras.callbacks.ReduceLROnPlateau)]
     assert [(c.monitor, c.factor, c.patience, c.min_lr, c.cooldown) for c in schedule] == (
@@ -221,11 +280,11 @@ def test_training_batches_are_drawn_and_validation_is_the_fold_s_own(
 @pytest.mark.parametrize(("augment", "target"), [(True, "augmented"), (False, "augmented"), (True, "original")])
 def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, augment, target):
     made = []
-    plain = common.training_model
-    monkeypatch.setattr(common, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
+    plain = training.training_model
+    monkeypatch.setattr(training, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
     train(run, "--batch-size", 100, model="autoencoder_tiny", target=target, augment=augment)
     (((_, ranges, _, found_target), _),) = made
-    assert ranges == (recipes.REFERENCE_RANGES if augment else common.Ranges())
+    assert ranges == (recipes.Settings().ranges if augment else recipes.PLAIN)
     assert found_target == target
     record = run.read_record()
     assert record["settings"].items() >= {"target": target, "augment": augment, "optimizer": "rmsprop"}.items()
@@ -237,7 +296,8 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
 
 def test_frozen_layers_stay_as_they_were_taken_and_all_others_move(train, run):
     recipe = RECIPES["autoencoder_cls"]
-    autoencoder = common.finished_model(RECIPES["autoencoder"], 10, "autoencoder")
+    whole = RECIPES["autoencoder"]
+    autoencoder = common.finished_model(whole.build, whole.settings, 10, "autoencoder")
     for layer in autoencoder.layers:  # statistics that differ from a new layer's
         if isinstance(layer, layers.BatchNormalization):
             layer.set_weights([weight + 0.3 for weight in layer.get_weights()])
@@ -264,7 +324,7 @@ def build_plain(x, classes):
 
 def test_class_weights_multiply_the_losses_of_a_class(train, run, fold, monkeypatch):
     """At learning rate 0 the loss of an epoch can be told beforehand."""
-    recipe = recipes.Recipe(build_plain, ranges=recipes.Ranges(), balanced=False, class_weights=True, batch_size=17)
+    recipe = recipes.row(build_plain, ranges=recipes.PLAIN, balanced=False, class_weights=True, batch_size=17)
     monkeypatch.setitem(RECIPES, "cnn_plain", recipe)
     train(run, *("--learning-rate", 0, "--epochs", 1, "--precision", "float32"), model="cnn_plain")
     assert len(fold.y_train) == 17 * 17  # whole batches: each image once
@@ -288,16 +348,16 @@ def worsening(fold):
 @pytest.fixture(scope="module")
 def run_through(tmp_path_factory, worsening, resolved):
     """A training to its early end, whose learning rate falls on the way; its batch-norm weights after each epoch."""
-    run, weights = common.Run("tiny", 1, tmp_path_factory.mktemp("through")), []
-    plain = common.KeepState.on_epoch_end
+    run, weights = runs.Run("tiny", 1, tmp_path_factory.mktemp("through")), []
+    plain = training.KeepState.on_epoch_end
 
     def keep(self, epoch, logs=None):
         plain(self, epoch, logs)
         weights.append(self.core.get_layer("norm").get_weights())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(common.KeepState, "on_epoch_end", keep)
-        common.train("cnn_tiny", resolved(*WORSENING, row="cnn_tiny"), run, worsening)
+        patch.setattr(training.KeepState, "on_epoch_end", keep)
+        training.train(resolved(*WORSENING, row="cnn_tiny"), run, worsening)
     return run, weights
 
 
@@ -343,7 +403,7 @@ def test_an_interrupted_training_ends_as_one_run_through(run_through, train, run
 def decaying(monkeypatch):
     """The tiny model with a falling learning rate, no early stopping, and the epoch of the best accuracy kept."""
     change = {"schedule": 0.5, "patience": None, "monitor": "val_accuracy", "epochs": 6}
-    monkeypatch.setitem(RECIPES, "cnn_tiny", dataclasses.replace(RECIPES["cnn_tiny"], **change))
+    monkeypatch.setitem(RECIPES, "cnn_tiny", changed(RECIPES["cnn_tiny"], **change))
 
 
 def test_a_rate_that_falls_each_epoch_and_the_best_accuracy_interrupted_or_not(
@@ -356,7 +416,7 @@ def test_a_rate_that_falls_each_epoch_and_the_best_accuracy_interrupted_or_not(
     assert record["best_epoch"] == 1 + np.argmax(history["val_accuracy"])
     assert record["settings"].items() >= {"schedule": 0.5, "patience": None, "monitor": "val_accuracy"}.items()
 
-    pieces = common.Run("tiny", 1, tmp_path / "pieces")
+    pieces = runs.Run("tiny", 1, tmp_path / "pieces")
     for epoch in (3, 5):
         with stopped_in_epoch(epoch):
             train(pieces, "--learning-rate", "0.01", fold=worsening)
@@ -365,12 +425,214 @@ def test_a_rate_that_falls_each_epoch_and_the_best_accuracy_interrupted_or_not(
     assert without_timing(pieces.read_record()["history"]) == without_timing(history)
 
 
+# --- Going on to the bit, whatever the optimizer, the schedule and the random layers ---
+
+
+@pytest.fixture
+def gone_on(train, tmp_path):
+    """gone_on(epoch, …): a training run through, and one that goes on with its state of after `epoch`.
+
+    They have to be equal to the bit, in all that they leave. Returns (the run, {group: its arrays} of its last state).
+    """
+
+    def gone_on(epoch, *argv, **more):
+        through, later = (runs.Run("tiny", 1, tmp_path / name) for name in ("through", "later"))
+        with copying_states(tmp_path / "states"):
+            train(through, *argv, **more)
+        later.folder.mkdir()
+        shutil.copy(tmp_path / "states" / str(epoch), later.state)
+        epochs = len(through.read_record()["history"]["loss"])
+        last = read_state(tmp_path / "states" / str(epochs))
+        with copying_states(tmp_path / "states"):
+            train(later, *argv, **more)
+        require_equal_states(read_state(tmp_path / "states" / str(epochs)), last)
+        require_equal_runs(later, through)
+        names = ("weights", "best", "optimizer", "draws")
+        return through, {name: [last[1][f"{name}{number}"] for number in range(last[0][name])] for name in names}
+
+    return gone_on
+
+
+NESTEROV = {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True}}
+DECAY = {"class_name": "AdamW", "config": {"weight_decay": 0.02}}
+AVERAGED = {"class_name": "Adam", "config": {"use_ema": True, "ema_momentum": 0.8}}
+MUON = {"class_name": "Muon", "config": {"momentum": 0.9, "adam_lr_ratio": 0.5}}
+STEPS = 5  # an epoch of the tiny model
+
+
+def by_keras(schedule, warmup, rate, steps):
+    """Keras's own schedule of that kind and warm-up, or None: {number of the step: learning rate}."""
+    first = round(warmup * steps)
+    if schedule == "cosine":
+        rising = {"warmup_target": rate, "warmup_steps": first} if first else {}
+        keras_s = keras.optimizers.schedules.CosineDecay(0.0 if first else rate, steps - first, **rising)
+        return [float(keras_s(step)) for step in range(steps + 1)]
+    keras_s = keras.optimizers.schedules.PolynomialDecay(rate, steps - first, end_learning_rate=0.0, power=1.0)
+    rising = keras.optimizers.schedules.PolynomialDecay(0.0, first or 1, end_learning_rate=rate, power=1.0)
+    return [float(rising(step) if step < first else keras_s(step - first)) for step in range(steps + 1)]
+
+
+def by_numpy(schedule, warmup, rate, steps):
+    share = np.arange(steps + 1) / steps
+    done = np.clip((share - warmup) / (1 - warmup), 0, 1)
+    falling = {"linear": 1 - done, "cosine": 0.5 + 0.5 * np.cos(np.pi * done)}[schedule]
+    return rate * np.where(share < warmup, share / (warmup or 1), falling)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_schedule_over_the_run_is_keras_s_own_step_by_step_and_ends_at_zero(schedule, warmup):
+    rate, steps = 0.03, 50
+    settings = recipes.Settings(optimizer="sgd", schedule=schedule, warmup=warmup, learning_rate=rate)
+    optimizer, weight, moved = training.new_optimizer(settings, steps), keras.Variable(0.0), []
+    for _ in range(steps):
+        weight.assign(0.0)
+        optimizer.apply([keras.ops.convert_to_tensor(-1.0)], [weight])
+        moved.append(float(weight.value))
+    moved.append(float(optimizer.learning_rate))  # that of the step after the last
+    for expected in (by_keras(schedule, warmup, rate, steps), by_numpy(schedule, warmup, rate, steps)):
+        assert moved == pytest.approx(list(expected), rel=1e-5, abs=rate * 1e-6)
+    assert abs(moved[-1]) < rate * 1e-6 < moved[-2]
+    top = round(warmup * steps)
+    assert moved[top] == max(moved) == pytest.approx(rate, rel=1e-6)
+    assert all(np.diff(moved[: top + 1]) > 0) and all(np.diff(moved[top:]) < 0)
+    assert (moved[0] == 0) == (warmup > 0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "epochs", "epoch"),
+    [
+        (NESTEROV, {"schedule": "cosine", "warmup": 0.2}, 6, 1),  # of 30 steps six rise, five of them by then
+        (DECAY, {"schedule": "linear", "warmup": 0.2}, 4, 2),
+        (AVERAGED, {"schedule": "plateau"}, 15, 14),  # the learning rate fell by then
+        (MUON, {"schedule": 0.5}, 3, 2),
+    ],
+    ids=["nesterov-cosine", "decay-linear", "averaged-plateau", "muon-factor"],
+)
+def test_each_optimizer_and_schedule_goes_on_to_the_bit(
+    gone_on, worsening, tmp_path, capsys, optimizer, schedule, epochs, epoch
+):
+    settings = {"optimizer": optimizer, **schedule, "learning_rate": 0.01, "epochs": epochs, "patience": None}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    run, groups = gone_on(epoch, "--config", tmp_path / "config.json", fold=worsening)
+    assert f"going on after epoch {epoch} of" in capsys.readouterr().out
+
+    record = run.read_record()
+    assert record["settings"].items() >= settings.items()
+    rates, kind = record["history"]["learning_rate"], schedule["schedule"]
+    if kind == "plateau":
+        fell = record["best_epoch"] + 10
+        assert fell < epoch
+        assert rates == pytest.approx([0.01] * fell + [0.003] * (epochs - fell))
+    elif kind == 0.5:
+        assert rates == pytest.approx([0.01 * 0.5**epoch for epoch in range(epochs)])
+    else:
+        expected = by_keras(kind, 0.2, 0.01, epochs * STEPS)[STEPS::STEPS]
+        assert rates == pytest.approx(expected, rel=1e-5, abs=1e-8)
+        assert rates[-1] == pytest.approx(0, abs=1e-8)
+    # The count of steps and, unless it follows from that, the learning rate; then of each of five trained arrays the
+    # velocity; mean and velocity; both and the average; the momentum and, but for the matrix, a velocity.
+    several = {"SGD": 5, "AdamW": 10, "Adam": 15, "Muon": 9}[optimizer["class_name"]]
+    assert len(groups["optimizer"]) == several + (1 if "warmup" in schedule else 2)
+    assert int(groups["optimizer"][0]) == epochs * STEPS
+
+
+def test_averaged_weights_are_validated_and_kept(train, run, fold, tmp_path, monkeypatch):
+    """Against averages taken here; the statistics of a batch normalisation are those of the training, as in Keras."""
+    (tmp_path / "config.json").write_text(json.dumps({"optimizer": AVERAGED, "learning_rate": 0.01, "epochs": 3}))
+    averages, raw, of_epochs, plain = {}, {}, [], training.Progress.on_train_batch_end
+
+    def average(self, batch, logs=None):
+        plain(self, batch, logs)
+        for variable in self.model.trainable_variables:
+            raw[variable.path] = value = keras.ops.convert_to_numpy(variable)
+            averages[variable.path] = 0.8 * averages.get(variable.path, value) + 0.2 * value
+        if batch + 1 == STEPS:
+            of_epochs.append(({**averages}, {**raw}))
+
+    monkeypatch.setattr(training.Progress, "on_train_batch_end", average)
+    train(run, "--config", tmp_path / "config.json")
+    record, model = run.read_record(), run.load_model()
+    best = record["best_epoch"] - 1
+    kept = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights}
+    assert not kept.pop("conv/bias").any()
+    expected, others = of_epochs[best]
+    assert kept.keys() == expected.keys()
+    for path, values in kept.items():
+        assert values == pytest.approx(expected[path], abs=1e-6), path
+        assert np.abs(values - others[path]).max() > 1e-3, path
+
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    loss, accuracy = model.evaluate(fold.x_val, fold.y_val, verbose=0)
+    assert loss == pytest.approx(record["history"]["val_loss"][best], abs=1e-5)
+    assert accuracy == pytest.approx(record["history"]["val_accuracy"][best], abs=1e-6)
+
+
+def build_random(x, classes):
+    x = layers.RandomFlip("horizontal", name="flip")(x)
+    x = layers.RandomErasing(1.0, value_range=(0, 1), name="erasing")(x)
+    several = [layers.RandomRotation(0.1), layers.RandomContrast(0.1, value_range=(0, 1))]
+    return build_tiny(keras.Sequential(several, name="several")(x), classes)
+
+
+def test_keras_s_own_random_layers_go_on_to_the_bit(gone_on, monkeypatch):
+    monkeypatch.setitem(RECIPES, "cnn_random", recipes.row(build_random, batch_size=64, epochs=2))
+    _, groups = gone_on(1, model="cnn_random")
+    keys, draws = np.transpose(groups["draws"])
+    assert len(set(keys)) == len(keys) == 1 + 1 + 1 + 2 + 2  # augmentation, flip, erasing, two of several, tiny's two
+    assert all(draws % (2 * STEPS) == 0)
+    augmentation, flip, erasing, rotation, contrast, *others = draws // (2 * STEPS)
+    assert erasing > 1  # where the others draw once a step
+    assert (augmentation, flip, rotation, contrast, *others) == (1,) * 6
+
+
+class Jitter(layers.Layer):
+    """Draws by a seed that nothing knows."""
+
+    def call(self, inputs, training=False):
+        return inputs + keras.random.normal((1,), seed=1) if training else inputs
+
+
+class MoreDropout(layers.Dropout):
+    pass
+
+
+UNKNOWN = {
+    "Jitter": lambda: Jitter(name="odd"),
+    "MoreDropout": lambda: MoreDropout(0.3, name="odd"),
+    "Lambda": lambda: layers.Lambda(lambda x: x + keras.random.normal((1,)), name="odd"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "within"),
+    [("Jitter", "a chain"), ("Lambda", "a chain"), ("MoreDropout", "a Sequential"), ("MoreDropout", "a wrapper")],
+)
+def test_a_layer_that_is_not_keras_s_own_is_refused_by_name(train, run, no_fit, monkeypatch, kind, within):
+    def build(x, classes):
+        odd = UNKNOWN[kind]()
+        if within == "a Sequential":
+            odd = keras.Sequential([layers.ReLU(), odd], name="several")
+        elif within == "a wrapper":
+            odd = layers.TimeDistributed(odd, name="each")
+        return build_plain(odd(x), classes)
+
+    monkeypatch.setitem(RECIPES, "cnn_odd", recipes.row(build))
+    sentence = (
+        f"the layer 'odd' of this network is a {kind}, none of Keras's own: its random draws could not be repeated, "
+        "nor its file opened elsewhere; build the network of keras.layers"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        train(run, model="cnn_odd")
+    assert list(run.folder.iterdir()) == []
+
+
 def test_stopped_between_the_last_epoch_and_the_file_it_only_writes_the_file(finished, train, run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(common.Run, "finish", interrupted)
+        patch.setattr(runs.Run, "finish", interrupted)
         train(run, *FINISHED)
     with monkeypatch.context() as patch:
         patch.setattr(keras.Model, "fit", interrupted)
@@ -384,7 +646,7 @@ def test_first_weights_depend_on_seed_and_fold_alone(train, run, no_fit):
         kept = []
         with pytest.raises(AssertionError, match="this trained"):
             train(
-                common.Run("tiny", fold_number, run.folder),
+                runs.Run("tiny", fold_number, run.folder),
                 "--seed",
                 seed,
                 prepare=lambda m: kept.append(m.get_weights()) or {},
@@ -417,10 +679,10 @@ def watch(monkeypatch, capsys):
 
     def watch(terminal, makeflags="", fold=2, epochs=3, loss=0.5):
         clock = itertools.count(0, 1.5)
-        monkeypatch.setattr(common, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
         monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
         monkeypatch.setenv("MAKEFLAGS", makeflags)
-        progress = common.Progress(fold, epochs, 4, 100)
+        progress = training.Progress(fold, epochs, 4, 100)
         progress.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.01)))
         for epoch in range(epochs):
             progress.on_epoch_begin(epoch)
@@ -467,13 +729,13 @@ def test_a_loss_that_is_not_finite_stops_within_the_epoch(watch):
         watch(terminal=False, loss=float("nan"))
 
 
-@pytest.mark.parametrize(("signum", "kind"), [(signal.SIGTERM, options.Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(("signum", "kind"), [(signal.SIGTERM, cli.Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_that_keras_swallows_ends_the_training_all_the_same(signum, kind):
-    progress = common.Progress(None, 1, 4, 100)
+    progress = training.Progress(None, 1, 4, 100)
     progress.on_epoch_begin(0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
-        with options.terminate_politely():
+        with cli.terminate_politely():
             progress.on_train_batch_end(0)
             with contextlib.suppress(BaseException):
                 signal.raise_signal(signum)
@@ -510,16 +772,24 @@ def test_other_settings_are_refused_naming_what_differs(copy, train, no_fit, opt
     assert "FORCE=1" in str(refusal.value)
 
 
-def test_other_images_and_more_settings_are_refused(copy, train, fold, no_fit):
+def with_more(recipe, **more):
+    """The recipe with settings that others of its row do not have."""
+    fields = {key: (str | bool | None, value) for key, value in more.items()}
+    kind = pydantic.create_model("More", __base__=recipes.Settings, **fields)
+    return dataclasses.replace(recipe, settings=kind(**dict(recipe.settings)))
+
+
+def test_other_images_and_more_settings_are_refused(copy, train, fold, resolved, no_fit):
     other = dataclasses.replace(fold, record={**fold.record, "train_sha256": "0" * 64})
     with pytest.raises(InputError, match=r"has other settings \(other images\): "):
         train(copy, *FINISHED, fold=other)
+    recipe = resolved(*FINISHED, row="cnn_tiny")
     with pytest.raises(InputError, match=r"has other settings \(augment None there, True now\): "):
-        train(copy, *FINISHED, augment=True)
+        training.train(with_more(recipe, augment=True), copy, fold)
     with pytest.raises(InputError, match=r"has other settings \(TARGET None there, original now\): "):
-        train(copy, *FINISHED, target="original")
+        training.train(with_more(recipe, target="original"), copy, fold)
     with pytest.raises(InputError, match=r"has other settings \(another autoencoder\): "):
-        train(copy, *FINISHED, autoencoder_sha256="0" * 64)
+        training.train(with_more(recipe, autoencoder_sha256=None), copy, fold, autoencoder_sha256="0" * 64)
 
 
 def test_a_record_from_before_a_setting_is_of_what_the_recipe_says_of_it(copy, fold, resolved, no_fit):
@@ -528,9 +798,9 @@ def test_a_record_from_before_a_setting_is_of_what_the_recipe_says_of_it(copy, f
         del record["settings"][key]
     copy.path(".json").write_text(json.dumps({**record, "record_sha256": None}))
     recipe = resolved(*FINISHED, row="cnn_tiny")
-    common.train("cnn_tiny", recipe, copy, fold)
+    training.train(recipe, copy, fold)
     with pytest.raises(InputError, match=r"other settings \(class_weights False there, True now\)"):
-        common.train("cnn_tiny", dataclasses.replace(recipe, class_weights=True), copy, fold)
+        training.train(changed(recipe, class_weights=True), copy, fold)
 
 
 @pytest.mark.parametrize(
@@ -545,17 +815,25 @@ def test_a_record_from_before_a_setting_is_of_what_the_recipe_says_of_it(copy, f
     ],
 )
 def test_another_recipe_is_other_settings(copy, train, no_fit, monkeypatch, change, words):
-    monkeypatch.setitem(RECIPES, "cnn_tiny", dataclasses.replace(RECIPES["cnn_tiny"], **change))
+    monkeypatch.setitem(RECIPES, "cnn_tiny", changed(RECIPES["cnn_tiny"], **change))
     with pytest.raises(InputError, match=rf"has other settings \({words}\): "):
         train(copy, *FINISHED)
 
 
-@pytest.fixture
-def unfinished(train, run):
-    """A training of two epochs that was stopped in its second."""
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, fold, resolved):
+    """Folder of a training of two epochs that was stopped in its second; copy it before changing it."""
+    run = runs.Run("tiny", 1, tmp_path_factory.mktemp("begun"))
     with stopped_in_epoch(2):
-        train(run)
-    return run
+        training.train(resolved(row="cnn_tiny"), run, fold)
+    return run.folder
+
+
+@pytest.fixture
+def unfinished(begun, tmp_path):
+    """A training of two epochs that was stopped in its second."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
+    return runs.Run("tiny", 1, tmp_path)
 
 
 def test_an_unfinished_training_refuses_other_settings(unfinished, train):
@@ -563,6 +841,28 @@ def test_an_unfinished_training_refuses_other_settings(unfinished, train):
     with pytest.raises(InputError, match=r"unfinished training .*\(BATCH 64 there, 32 now\)"):
         train(unfinished, "--batch-size", 32)
     assert unfinished.state.read_bytes() == before
+
+
+def test_a_state_from_before_the_draws_were_kept_goes_on_to_the_bit(finished, states, train, run, capsys):
+    """It has no warm-up among its settings either."""
+    note, arrays = read_state(states / "2")
+    assert note.pop("draws") == 3  # augmentation, dropout, noise
+    assert note["settings"].pop("warmup") == 0
+    write_state(run.state, note, {name: array for name, array in arrays.items() if not name.startswith("draws")})
+    train(run, *FINISHED)
+    said = capsys.readouterr().out
+    assert f"going on after epoch 2 of {run.state}\n" in said
+    assert "bit for bit" not in said
+    require_equal_runs(run, finished[0])
+
+
+def test_a_state_of_a_network_that_drew_otherwise_is_refused(finished, states, train, run, no_fit):
+    note, arrays = read_state(states / "2")
+    note["draws"] -= 1
+    del arrays[f"draws{note['draws']}"]
+    write_state(run.state, note, arrays)
+    with pytest.raises(InputError, match=r"tiny_fold1\.state is of another version of this code: .* FORCE=1 starts"):
+        train(run, *FINISHED)
 
 
 def test_force_trains_again_and_replaces(copy, train, finished):
@@ -676,7 +976,7 @@ def test_a_run_in_training_is_refused_to_others_who_are_told_whose_it_is(run):
     with run.lock():
         with pytest.raises(InputError, match=rf"tiny fold 1 is being trained by process {os.getpid()}\b"), run.lock():
             pass
-        with common.Run("tiny", 2, run.folder).lock(), common.Run("tiny", 1, run.folder / "other").lock():
+        with runs.Run("tiny", 2, run.folder).lock(), runs.Run("tiny", 1, run.folder / "other").lock():
             pass
     with run.lock():  # free again
         pass
@@ -730,18 +1030,19 @@ def test_a_full_disk_leaves_no_finished_file_and_loses_no_epoch(unfinished, trai
 
 
 def write_autoencoder(folder, name, kept="k"):
-    run = common.Run(name, None, folder)
+    run = runs.Run(name, None, folder)
     run.checkpoint.write_bytes(name.encode())
     digest = files.file_sha256(run.checkpoint)
     data = {"source": "", "sha256": "s", "kept_sha256": kept, "train_sha256": name, "class_names": []}
     data |= {"reduced": [], "train_counts": [], "val_counts": []}
     history = {"loss": [], "val_loss": [], "psnr": [], "val_psnr": []}
     record = {
-        "settings": {"model": "cnn"},
+        "settings": {"model": "cnn", "sha256": "s", "kept_sha256": kept, "val": 0.15, "seed": 0, "reduced": []},
         "data": data,
         "history": history,
         "best_epoch": 1,
         "checkpoint_sha256": digest,
+        **{"parameters": 1, "trainable_parameters": 1, "seconds": 1.0, "precision": "float32", "device": "CPU"},
     }
     run.path(".json").write_text(json.dumps(record))
 
@@ -751,7 +1052,7 @@ def test_autoencoder_is_found_by_its_images_under_its_name_or_without(workdir, f
     wanted = dataclasses.replace(fold, prefix="", record={"sha256": "s", "kept_sha256": "k", "train_sha256": "t"})
 
     def found(*argv):
-        answer = common.find_autoencoder(arguments(*argv), wanted)
+        answer = runs.find_autoencoder(arguments(*argv)[0], wanted)
         return answer and answer[0].name
 
     assert found() is None
@@ -771,7 +1072,7 @@ def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(t
     """The killed writer is a process of its own; one that lives keeps what it is writing, as an other file does."""
     path, other = tmp_path / "a[1].txt", tmp_path / "not_a[1].txt"
     script = (
-        "import files, os, pathlib, signal, sys\n"
+        "import os, signal, sys\nfrom util import files\n"
         "def die(neighbour):\n"
         "    neighbour.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -795,11 +1096,11 @@ def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(t
 
 
 def test_a_training_keeps_the_precision_that_it_was_begun_with(unfinished, train, monkeypatch, capsys):
-    was = common.resolve_precision("auto")[0]
+    was = hardware.resolve_precision("auto")[0]
     now = "float32" if was == "mixed_bfloat16" else "mixed_bfloat16"
-    monkeypatch.setattr(common, "resolve_precision", lambda requested: (now, "the hardware is another"))
-    made, plain = [], common.training_model
-    monkeypatch.setattr(common, "training_model", lambda *a: made.append(a[2]) or plain(*a))
+    monkeypatch.setattr(hardware, "resolve_precision", lambda requested: (now, "the hardware is another"))
+    made, plain = [], training.training_model
+    monkeypatch.setattr(training, "training_model", lambda *a: made.append(a[2]) or plain(*a))
     capsys.readouterr()
     train(unfinished)
     assert f"; {was} (as this training was begun); " in capsys.readouterr().out
@@ -810,20 +1111,36 @@ def test_a_training_keeps_the_precision_that_it_was_begun_with(unfinished, train
 
 @pytest.mark.parametrize("change", ["processor", "cores", "backend"])
 def test_going_on_elsewhere_is_said(unfinished, train, monkeypatch, capsys, change):
-    device, fast = common.set_up_device()
+    device, fast = hardware.set_up_device()
     if change == "processor":
-        monkeypatch.setattr(common, "processor_name", lambda: "a processor")
+        monkeypatch.setattr(training, "processor_name", lambda: "a processor")
     elif change == "cores":
-        monkeypatch.setattr(common, "set_up_device", lambda: ("CPU, 97 cores", fast))
+        for module in (training, hardware):
+            monkeypatch.setattr(module, "set_up_device", lambda: ("CPU, 97 cores", fast))
     else:
-        plain = common.versions
-        monkeypatch.setattr(common, "versions", lambda: {**plain(), keras.backend.backend(): "0.1"})
+        plain = hardware.versions
+        monkeypatch.setattr(hardware, "versions", lambda: {**plain(), keras.backend.backend(): "0.1"})
     capsys.readouterr()
     train(unfinished)
     said = capsys.readouterr().out
     now = {"processor": "a processor, ", "cores": ", CPU, 97 cores, ", "backend": " 0.1"}[change]
     assert re.search(rf"^begun with .*{device}.*, now .*{now}.*: it goes on, but no longer bit for bit ", said, re.M)
     assert f"going on after epoch 1 of {unfinished.state}" in said
+
+
+def test_the_code_that_is_told_is_what_the_weights_follow_from(tmp_path, monkeypatch):
+    folder = copy_project(tmp_path / "project")
+    monkeypatch.setattr(common, "__file__", str(folder / "common.py"))
+    monkeypatch.setattr(training, "__file__", str(folder / "training.py"))
+    told = ("common.py", "training.py", "util/fast_layers.py")
+    assert training.code_sha256() == hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in told)).hexdigest()
+    counted = []
+    for path in sorted(folder.rglob("*.*")):
+        before = training.code_sha256()
+        path.write_bytes(path.read_bytes() + b"#")
+        if training.code_sha256() != before:
+            counted.append(str(path.relative_to(folder)))
+    assert counted == sorted(told)
 
 
 def test_going_on_at_home_is_bit_for_bit_and_nothing_is_said(unfinished, train, capsys):
@@ -841,8 +1158,8 @@ def test_going_on_at_home_is_bit_for_bit_and_nothing_is_said(unfinished, train, 
     ],
 )
 def test_precision_follows_the_hardware_unless_asked_for(monkeypatch, requested, flag, precision, reason):
-    monkeypatch.setattr(common, "set_up_device", lambda: ("a device", flag))
-    assert common.resolve_precision(requested) == (precision, reason)
+    monkeypatch.setattr(hardware, "set_up_device", lambda: ("a device", flag))
+    assert hardware.resolve_precision(requested) == (precision, reason)
 
 
 @pytest.mark.parametrize(
@@ -856,8 +1173,8 @@ def test_precision_follows_the_hardware_unless_asked_for(monkeypatch, requested,
 )
 def test_processor_s_bfloat16_is_read_from_its_flags(monkeypatch, tmp_path, flags, found):
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(common, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else None)
-    assert common.processor_has_bfloat16() == found
+    monkeypatch.setattr(hardware, "Path", lambda path: tmp_path / "cpuinfo" if path == "/proc/cpuinfo" else None)
+    assert hardware.processor_has_bfloat16() == found
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="another backend emulates bfloat16 on a processor")
@@ -865,13 +1182,13 @@ def test_processor_s_bfloat16_is_read_from_its_flags(monkeypatch, tmp_path, flag
 def test_device_reports_the_processor_s_bfloat16(monkeypatch, flag):
     import tensorflow as tf
 
-    monkeypatch.setattr(common, "processor_has_bfloat16", lambda: flag)
+    monkeypatch.setattr(hardware, "processor_has_bfloat16", lambda: flag)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(joblib, "cpu_count", lambda: 7)
     asked = []
     for kind in ("intra", "inter"):
         monkeypatch.setattr(tf.config.threading, f"set_{kind}_op_parallelism_threads", asked.append)
-    device, fast = common.set_up_device.__wrapped__()
+    device, fast = hardware.set_up_device.__wrapped__()
     assert (device, asked) == ("CPU, 7 cores", [7, 7])
     assert fast == flag
 
@@ -879,6 +1196,7 @@ def test_device_reports_the_processor_s_bfloat16(monkeypatch, flag):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process can be kept to some cores on Linux only")
 def test_only_the_cores_that_the_process_may_use_are_counted():
     core = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{core}}}); import common; print(common.set_up_device()[0])"
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); from util.hardware import set_up_device as device; "
+    code += "print(device()[0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "CPU, 1 cores\n", done.stderr
