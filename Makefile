@@ -15,7 +15,7 @@ $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name)))$(eval expo
 # The knobs of the scripts are declared in their settings, as knob="NAME"; these are make's own. SHELL, which reads the
 # declarations, is none.
 override SHELL := /bin/sh
-override OWN   := FOLDS LAUNCH PYTHON KERAS_BACKEND
+override OWN   := FOLDS LAUNCH PYTHON KERAS_BACKEND GPU
 override KNOWN := $(sort $(shell sed -n 's/.*knob="\([A-Z]*\)".*/\1/p' *.py) $(OWN))
 $(foreach name,$(filter-out $(KNOWN),$(TYPED)),$(error there is no knob $(name); the knobs are $(KNOWN)))
 GIVEN := $(foreach name,$(TYPED),$(if $($(name)),$(name)))
@@ -25,7 +25,8 @@ GOALS  := $(or $(MAKECMDGOALS),help)
 FOLDED := cnn ae_cls mod_ae_cls cnn-fold% ae_cls-fold% mod_ae_cls-fold%
 only = $(foreach goal,$(filter-out $2,$(GOALS)),$(foreach knob,$(filter $1,$(GIVEN)),$(error make $(goal) does not take $(knob))))
 $(call only,FOLDS,$(FOLDED))
-$(call only,LAUNCH,$(FOLDED) ae)
+$(call only,LAUNCH GPU,$(FOLDED) ae)
+$(if $(filter GPU,$(GIVEN)),$(if $(filter 0 1,$(GPU)),,$(error GPU=$(GPU) is neither 1 nor 0)))
 $(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare)
 
 # Without FOLDS an ARCH is trained on its own split, which has no number.
@@ -39,28 +40,43 @@ $(if $(filter-out $(shell seq 1000),$(FOLD_LIST)),\
 ENVIRONMENT :=
 ifeq ($(filter PYTHON,$(GIVEN)),)
 override PYTHON := .venv/bin/python
-ENVIRONMENT := .venv/ready
+ENVIRONMENT := $(if $(and $(filter GPU,$(GIVEN)),$(filter 1,$(GPU))),.venv/gpu,.venv/ready)
 test test-all: .venv/ready-to-test
 lint: override PYTHON := .venv-lint/bin/python
 lint: .venv-lint/ready
 endif
 export PYTHON
 
-# Made anew whenever its list of packages changes. `ready` comes last, so an interrupted installation starts over.
+# Made anew whenever its list of packages changes or its Python no longer starts, as after an upgrade of the system's.
+# `ready` comes last, so an interrupted installation starts over. Neither packages on PYTHONPATH nor pip's setting `user`
+# count, and the environment itself has to have what it should.
+started = $(shell $1/bin/python -I -c 'print("yes")' 2>/dev/null)
+$(foreach venv,.venv .venv-lint,$(if $(wildcard $(venv)/ready),$(if $(call started,$(venv)),,$(shell rm -f $(venv)/ready))))
+PIP = PIP_USER=0 $(@D)/bin/python -I -m pip install -q
 .venv/ready: requirements.txt
-.venv/ready: GPU_BUILD = $$(nvidia-smi >/dev/null 2>&1 && echo 'tensorflow[and-cuda]')
+.venv/ready: GPU_BUILD = $$({ test -n "$(wildcard .venv/gpu)" || nvidia-smi; } >/dev/null 2>&1 && echo $(CUDA))
+.venv/ready: NEEDED_MODULES := tensorflow, keras, sklearn, skimage, matplotlib, pydantic
 .venv-lint/ready: requirements-dev.txt
 .venv-lint/ready: GPU_BUILD =
+.venv-lint/ready: NEEDED_MODULES := ruff, pytest
+CUDA := 'tensorflow[and-cuda]'
 .venv/ready .venv-lint/ready:
 	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	echo "Python 3.11 to 3.13 is needed, and python3 is $$(python3 -V 2>&1): put one first on PATH," \
 	"or use an environment of your own with PYTHON=/path/python" >&2; exit 1; }
 	@echo "Installing $< into $(@D): some minutes where TensorFlow is in it, once"
 	@python3 -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install -q -r $< $(GPU_BUILD)
+	@$(PIP) -r $< $(GPU_BUILD)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(@D)/bin/python -I -c 'import $(NEEDED_MODULES)' || { \
+	echo "$(@D) lacks what was to be installed into it: see above; mend that and repeat" >&2; exit 1; }
 	@touch $@
 .venv/ready-to-test: requirements-dev.txt .venv/ready
-	@.venv/bin/python -m pip install -q -r $<
+	@$(PIP) -r $<
+	@touch $@
+# GPU=1: where make sees no driver, as on a cluster's login node.
+.venv/gpu: .venv/ready
+	@echo "Installing TensorFlow's GPU build into $(@D): several GB, once"
+	@$(PIP) -r requirements.txt $(CUDA)
 	@touch $@
 
 # --- Trainings and evaluations --------------------------------------------------------------------------------------
@@ -68,7 +84,8 @@ export PYTHON
 # Each fold is a target, hence a process, of its own: `make -j` and LAUNCH="srun --gres=gpu:1" spread them.
 # `exec`: no shell in between that would keep a SIGTERM to make from them; `env`: LAUNCH may begin with VARIABLE=value.
 LAUNCH  :=
-TRAIN    = exec env $(LAUNCH) "$$PYTHON"
+# Where LAUNCH drops the environment, as srun --export=NONE does, the backend still arrives.
+TRAIN    = exec env $(LAUNCH) $(if $(KERAS_BACKEND),env KERAS_BACKEND="$$KERAS_BACKEND") "$$PYTHON"
 evaluate = exec "$$PYTHON" evaluate.py --model=$1 --shared $(KNOBS)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it

@@ -6,7 +6,6 @@ data -> the imbalance -> the split -> balanced batches -> augmentation -> networ
 import dataclasses
 import functools
 import math
-import os
 import re
 import zlib
 from collections.abc import Callable
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from util.backend import Later, keras, layers, ops
+from util.backend import Later, keras, keras_home, layers, ops
 from util.cli import InputError
-from util.files import file_lock, first_line, sha256
-from util.pictures import read_npz
+from util.files import file_lock, file_sha256, first_line, sha256
+from util.pictures import read_cifar10, read_npz
 from util.settings import Part, setting
 
 datasets, metrics, model_selection = map(Later, ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection"))
@@ -26,6 +25,8 @@ ndimage, transform = Later("scipy.ndimage"), Later("skimage.transform")
 # --- Data -----------------------------------------------------------------------------------------------------------
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 IMAGE_SHAPE = (32, 32, 3)
 
 
@@ -61,21 +62,26 @@ def load_data(data=None, part="train"):
 
 
 def load_cifar10(data, part):
-    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it."""
-    images, labels = fetch_cifar10()[0 if part == "train" else 1]
-    return images, labels.reshape(-1).astype(np.int64), CIFAR10_CLASSES, ""
+    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it for all programs."""
+    return *fetch_cifar10()[0 if part == "train" else 1], CIFAR10_CLASSES, ""
 
 
 @functools.cache
 def fetch_cifar10():
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "datasets"
+    """(train, test), each (images, labels): out of Keras's archive, which is downloaded where it is not there yet."""
+    home = keras_home() / "datasets"
+    archive = home / "cifar-10-batches-py-target_archive"  # where Keras puts it
+    there = archive.is_file()
     try:
-        with file_lock(home / ".cifar10.lock"):  # Keras unpacks at every call, over what another fold may be reading
-            return keras.datasets.cifar10.load_data()
+        if not there or file_sha256(archive) != CIFAR10_SHA256:
+            with file_lock(home / ".cifar10.lock"):  # one process downloads it for all
+                archive = keras.utils.get_file(archive.name, CIFAR10_ADDRESS, file_hash=CIFAR10_SHA256)
+        return read_cifar10(archive)
     except Exception as error:  # Keras raises a bare Exception for a failed download
+        wrong = f"{archive} is another file; " if there else ""
         raise InputError(
-            f"CIFAR-10 cannot be had from {home} nor downloaded ({first_line(error)}): connect and repeat, "
-            f"or save cifar-10-python.tar.gz as {home / 'cifar-10-batches-py-target_archive'}, "
+            f"CIFAR-10 cannot be had from {home} nor downloaded ({wrong}{first_line(error)}): connect and repeat, "
+            f"or save cifar-10-python.tar.gz as {archive}, "
             "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
         ) from None
 

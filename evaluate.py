@@ -30,8 +30,8 @@ from recipes import (
 from runs import Run
 from util import plots
 from util.backend import Later
-from util.cli import InputError
-from util.files import commit_arrays, commit_json, commit_text, file_sha256
+from util.cli import InputError, RunFailed
+from util.files import commit_arrays, commit_json, commit_text, file_sha256, require_writable
 from util.hardware import set_up_device
 from util.plots import show, spread
 from util.settings import parse, setting
@@ -83,6 +83,7 @@ def main(argv=None):
         data, path = records[trainings[0]]["data"], IMAGES / f"{run_name(part, test.prefix, name=options.name)}.png"
         title = f"Images of each class in a fold ({data['source']})"
         plots.plot_distribution(path, title, data["train_counts"], data["val_counts"], data["class_names"])
+    print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 
 
 def finished_trainings(name, options):
@@ -123,7 +124,9 @@ def predict(run, images, batch_size, shape):
             f"{run.checkpoint} maps {shapes[0][1:]} to {shapes[1][1:]}, not {images.shape[1:]} to {shape}: "
             "choose the MODEL that it is"
         )
-    outputs = model.predict(images, batch_size=batch_size, verbose=0)
+    outputs = model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+    if len(outputs) != len(images):
+        raise RunFailed(f"{run.checkpoint} gave {len(outputs)} outputs for {len(images)} pictures; repeat it")
     if not np.isfinite(outputs).all():
         raise InputError(f"{run.checkpoint} gives numbers that are not finite: train it again, or give another file")
     return model, outputs
@@ -140,30 +143,18 @@ def evaluate_classifier(name, records, test, batch_size):
             f"no test picture of {test.source} is of class {absent[0]} ({test.class_names[absent[0]]}), "
             "so its recall is unknown: give a DATA that has some"
         )
-    folds, text, every = {}, [], []
+    folds, text, every, models = {}, [], [], []
     for run, record in records.items():
         model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
-        if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
+        # Each probability is rounded: in float16 or bfloat16 their sum may be off by half a percent.
+        rounding = 1e-3 if str(model.output.dtype) == "float32" else 2e-2
+        if not np.allclose(probabilities.sum(axis=1), 1, atol=rounding) or probabilities.min() < 0:
             raise InputError(f"{run.checkpoint} does not give probabilities; evaluate a model that ends in a softmax")
         fold, report = classifier_figures(test, probabilities)
         folds[run.fold or 1] = {**fold, "record": record}
         every.append(probabilities)
         text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
-        commit_arrays(
-            run.path("_predictions.npz"),
-            probabilities=probabilities,
-            labels=test.labels,
-            test_sha256=test.sha256,
-            checkpoint_sha256=file_sha256(run.checkpoint),
-        )
-        title = f"{run.title}: accuracy {fold['accuracy']:.3f}"
-        plots.plot_confusion(IMAGES / f"{run.stem}_heatmap.png", title, fold["confusion"], test.class_names)
-        plot_curves(run, record, {"accuracy": "accuracy", "loss": "loss (cross-entropy)"})
-        if len(folds) == 1:
-            title = f"{run.title}: predicted class and its probability, on test images"
-            shown = test.images, test.labels, probabilities, test.class_names
-            plots.plot_predictions(IMAGES / f"{name}_predictions.png", title, *shown)
-            write_architecture(name, model)
+        models.append(model)
 
     record = next(iter(records.values()))
     reduced = [test.class_names[number] for number in record["data"]["reduced"]] if record else []
@@ -182,6 +173,33 @@ def evaluate_classifier(name, records, test, batch_size):
             f"macro F1 {more['ensemble']['macro_f1']:.4f}"
         )
     write_report(name, test, "\n".join(text), folds, summary, **more)
+
+    first = next(iter(records))
+    for (run, record), fold, probabilities in zip(records.items(), folds.values(), every, strict=True):
+        title = f"{run.title}: accuracy {fold['accuracy']:.3f}"
+        plots.plot_confusion(IMAGES / f"{run.stem}_heatmap.png", title, fold["confusion"], test.class_names)
+        plot_curves(run, record, {"accuracy": "accuracy", "loss": "loss (cross-entropy)"})
+        keep_predictions(run, test, probabilities)
+    title = f"{first.title}: predicted class and its probability, on test images"
+    shown = test.images, test.labels, every[0], test.class_names
+    plots.plot_predictions(IMAGES / f"{name}_predictions.png", title, *shown)
+    write_architecture(name, models[0])
+
+
+def keep_predictions(run, test, probabilities):
+    """Write the test set's probabilities beside the checkpoint; where that may only be read, say so."""
+    try:
+        require_writable(run.folder)
+    except RunFailed:
+        print(f"note: {run.folder} may only be read, so {run.stem}_predictions.npz is not kept there")
+        return
+    commit_arrays(
+        run.path("_predictions.npz"),
+        probabilities=probabilities,
+        labels=test.labels,
+        test_sha256=test.sha256,
+        checkpoint_sha256=file_sha256(run.checkpoint),
+    )
 
 
 def classifier_figures(test, probabilities):
@@ -218,13 +236,13 @@ def evaluate_autoencoder(name, records, test, batch_size):
     text = f"{name}: mean ± standard deviation over the {len(originals):,} test images of {test.source}\n" + "\n".join(
         f"{title:<40} {show(value, 3)}" for title, value in summary.items()
     )
+    write_report(name, test, text, {1: {"record": record}}, summary)
     loss = completed(record["settings"])["loss"].replace("_", " ") if record else ""
     plot_curves(run, record, {"loss": f"loss ({loss})", "psnr": "PSNR (dB)"})
     title = f"{name}: test images over their reconstructions, from the worst PSNR to the best"
     path = IMAGES / f"{name}_reconstructions.png"
     plots.plot_reconstructions(path, title, originals, copies, next(iter(quality.values())))
     write_architecture(name, model)
-    write_report(name, test, text, {1: {"record": record}}, summary)
 
 
 # --- Reports --------------------------------------------------------------------------------------------------------
@@ -248,7 +266,7 @@ def write_report(name, test, text, folds, summary, **more):
     data = {"source": test.source, "prefix": test.prefix, "test_images": len(test.images), "test_sha256": test.sha256}
     commit_text(path.with_suffix(".txt"), f"{text}\n")
     commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
-    print(f"{text}\n{path.with_suffix('.txt')}, .json and the plots {IMAGES / name}_*.png are written")
+    print(text)
 
 
 def checkpoints_of(report):

@@ -20,7 +20,7 @@ from runs import best_epoch
 from util import hardware
 from util.backend import Later, load
 from util.cli import InputError, RunFailed, raise_what_was_heard
-from util.files import commit_arrays, first_line, sha256
+from util.files import commit_arrays, first_line, require_writable, sha256
 from util.hardware import processor_name, set_up_device, tensorflow_on_processor
 
 keras = load("keras")
@@ -300,10 +300,13 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.require_finite(logs["loss"])
         self.require_finite(logs["val_loss"])
-        seconds = time.perf_counter() - self.began
         logs["learning_rate"] = learning_rate(self.model)
-        logs["seconds"] = seconds
+        logs["seconds"] = time.perf_counter() - self.began
         logs["images_per_second"] = self.steps * self.batch_size / (self.trained - self.began)
+
+    def show(self, epoch, logs=None):
+        """The line of an epoch, printed when its state is kept: what was printed is not done again."""
+        seconds = logs["seconds"]
         score = "accuracy" if "accuracy" in logs else "psnr"
         form = ".4f" if score == "accuracy" else ".2f"
         if self.live:
@@ -430,6 +433,7 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     begun = None if force else run.begun(settings)
     if not force and not begun and run.already_finished(settings):
         return
+    require_writable(run.folder)
     number = run.fold or 1
     device, _ = set_up_device()
     precision, reason = hardware.resolve_precision(options.precision)
@@ -504,6 +508,8 @@ def fit(model, run, fold, settings, note, begun, anew):
     if done:
         print(f"going on after epoch {done} of {run.state}")
 
+    progress = Progress(run.fold, settings.epochs, steps, settings.batch_size)
+    shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
     if not state.finished:
         training.fit(
             Batches(batches, done * steps),
@@ -513,9 +519,13 @@ def fit(model, run, fold, settings, note, begun, anew):
             validation_data=(fold.x_val, fold.y_val),
             validation_batch_size=500,
             class_weight=class_weights(fold.y_train) if settings.class_weights else None,
-            callbacks=[Progress(run.fold, settings.epochs, steps, settings.batch_size), *average, *callbacks, state],
+            callbacks=[progress, *average, *callbacks, state, shown],
             shuffle=False,  # the batches are drawn already
             verbose=0,
+        )
+    if not state.finished:
+        raise RunFailed(
+            f"training ended after epoch {len(state.history)} of {settings.epochs}; the same command goes on"
         )
     core.set_weights(state.best)
     copy_weights(model, core)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import recipes  # noqa: E402 (needs the path above)
-from util import hardware  # noqa: E402
+from util import cli, hardware  # noqa: E402
 from util.settings import parse  # noqa: E402
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -119,6 +119,12 @@ def arguments():
 def resolved(arguments):
     """resolved('--epochs', 3, row='cnn'): the recipe of that training."""
     return lambda *argv, row="cnn": recipes.resolve(row, *arguments(*argv))
+
+
+@pytest.fixture(autouse=True)
+def stays(monkeypatch):
+    """A script that a signal ends leaves the process at once, which the tests' own must not."""
+    monkeypatch.setattr(cli, "leave", sys.exit)
 
 
 @pytest.fixture(scope="session", autouse=True)

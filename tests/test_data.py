@@ -1,10 +1,15 @@
 """Where the pictures come from, which are kept, and how the folds are drawn."""
 
 import importlib
+import inspect
 import io
+import pathlib
+import pickle
+import tarfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,6 +24,7 @@ import train_ae_classifier
 import training
 from runs import Run
 from util.cli import InputError
+from util.files import file_sha256
 
 # CIFAR-10's training labels, as far as counts go.
 LABELS = np.random.default_rng(0).permutation(np.arange(10).repeat(5000))
@@ -235,11 +241,6 @@ def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, r
 # --- CIFAR-10 by way of Keras ---
 
 
-def cifar10():
-    """(train, test) in the shapes that Keras gives, of 30 and 20 pictures."""
-    return [(arrays(n)["x_train"], arrays(n)["y_train"].reshape(-1, 1).astype("uint8")) for n in (30, 20)]
-
-
 @pytest.fixture(autouse=True)
 def keras_home(monkeypatch, tmp_path):
     """Keras's folder is one of the test's own, and CIFAR-10 from another test is forgotten."""
@@ -249,43 +250,82 @@ def keras_home(monkeypatch, tmp_path):
     common.fetch_cifar10.cache_clear()
 
 
+def write_archive(path):
+    """An archive such as CIFAR-10's, with six pictures a batch; returns its (train, test) pictures and labels."""
+    random, parts = np.random.default_rng(0), ([], [])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as file:
+        for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+            images, labels = random.integers(0, 256, (6, 32, 32, 3), np.uint8), random.integers(0, 10, 6).tolist()
+            planes = images.transpose(0, 3, 1, 2).reshape(6, -1)  # as the archive has them: red, green, blue
+            content = pickle.dumps({b"data": planes, b"labels": labels})
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+            parts[name == "test_batch"].append((images, labels))
+    return [tuple(map(np.concatenate, zip(*part, strict=True))) for part in parts]
+
+
+@pytest.fixture
+def archive(monkeypatch, keras_home):
+    """Where Keras keeps CIFAR-10's archive; a small one counts as it once `known` has been told."""
+    path = keras_home / "datasets/cifar-10-batches-py-target_archive"
+    known = lambda: monkeypatch.setattr(common, "CIFAR10_SHA256", file_sha256(path))  # noqa: E731
+    return SimpleNamespace(path=path, known=known)
+
+
+def no_download(*arguments, **options):
+    raise Exception("URL fetch failure\non https://…")
+
+
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_cifar10_comes_from_keras(monkeypatch, part):
-    parts = cifar10()
-    loads = []
-    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: loads.append(1) or parts)
+def test_cifar10_is_read_where_keras_keeps_it(monkeypatch, archive, part):
+    images, labels = write_archive(archive.path)[part == "test"]
+    archive.known()
+    monkeypatch.setattr(keras.utils, "get_file", no_download)
     data = common.load_data(None, part)
-    images, labels = parts[0 if part == "train" else 1]
-    assert np.array_equal(data.images, images)
-    assert np.array_equal(data.labels, labels[:, 0])
+    assert np.array_equal(data.images, images) and data.images.dtype == np.uint8
+    assert np.array_equal(data.labels, labels)
     assert (data.class_names, data.prefix) == (common.CIFAR10_CLASSES, "")
-    common.load_data(None, "train"), common.load_data(None, "test")
-    assert loads == [1]  # Keras unpacks the archive at every call
+    archive.path.unlink()
+    common.load_data(None, "train"), common.load_data(None, "test")  # it is read once
+    assert sorted(path.name for path in archive.path.parent.iterdir()) == []  # nothing unpacked, no lock
 
 
-def test_cifar10_is_unpacked_by_one_process_at_a_time(monkeypatch, keras_home):
+def test_cifar10_is_downloaded_by_keras_by_one_process_at_a_time(monkeypatch, archive):
     # A lock belongs to an open file, so two threads stand for two processes.
     log = []
+    write_archive(archive.path)
+    archive.known()
+    content = archive.path.read_bytes()
+    archive.path.unlink()
 
-    def unpack():
+    def download(name, address, file_hash):
         log.append("begins")
+        assert (name, file_hash) == (archive.path.name, common.CIFAR10_SHA256)
         time.sleep(0.3)
+        archive.path.write_bytes(content)
         log.append("ends")
-        return cifar10()
+        return str(archive.path)
 
-    monkeypatch.setattr(keras.datasets.cifar10, "load_data", unpack)
+    monkeypatch.setattr(keras.utils, "get_file", download)
     with ThreadPoolExecutor(2) as pool:
         found = [future.result() for future in [pool.submit(common.fetch_cifar10.__wrapped__) for _ in range(2)]]
     assert log == ["begins", "ends"] * 2
-    assert all(len(train[0]) == 30 for train, _ in found)
+    assert all(len(train[0]) == 30 and len(test[0]) == 6 for train, test in found)
+
+
+def test_the_checksum_is_keras_s_own():
+    source = inspect.getsource(keras.datasets.cifar10.load_data)
+    assert common.CIFAR10_SHA256 in source and common.CIFAR10_ADDRESS in source
 
 
 @pytest.mark.parametrize("error", [Exception("URL fetch failure\non https://…"), TimeoutError()])
 def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, keras_home, error):
-    def fail():
+    def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
+    monkeypatch.setattr(keras.utils, "get_file", fail)
     monkeypatch.setattr(sklearn.datasets, "load_digits", fail)  # other data in silence would pass through here
     with pytest.raises(InputError) as refusal:
         common.load_data(None)
@@ -298,12 +338,19 @@ def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, keras_home, error)
     assert "\n" not in message
 
 
-def test_the_folder_of_cifar10_that_cannot_be_made_names_the_ways_out(keras_home):
-    keras_home.write_text("a file")
-    with pytest.raises(
-        InputError, match=rf"cannot be had from {keras_home}/datasets .*cannot be written to.*make demo"
-    ):
+def test_another_file_in_cifar10_s_place_is_named(monkeypatch, archive):
+    write_archive(archive.path)  # of a checksum that is not CIFAR-10's
+    monkeypatch.setattr(keras.utils, "get_file", no_download)
+    with pytest.raises(InputError, match=rf"\({archive.path} is another file; URL fetch failure\)"):
         common.load_data(None)
+
+
+def test_no_home_is_needed_where_keras_home_is_set(monkeypatch, archive):
+    write_archive(archive.path)
+    archive.known()
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", no_download)
+    assert len(common.load_data(None).images) == 30
 
 
 # --- Reduction ---

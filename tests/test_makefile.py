@@ -28,6 +28,11 @@ SCRIPTS = {
 # a classifier waits until that many folds are under way.
 PYTHON = """
 import json, os, sys, time
+if sys.argv[1:3] == ["-I", "-c"]:  # whether it starts, and has what was installed
+    print("yes")
+    sys.exit("import" in sys.argv[3] and os.path.exists("fail-import"))
+if "pip" in sys.argv and os.environ.get("PIP_USER") != "0":
+    sys.exit("pip would install for the user")
 def log(event):
     with open("calls", "a") as file:
         line = [event, sys.argv[1:], os.environ.get("LAUNCHED"), os.environ.get("KERAS_BACKEND")]
@@ -436,7 +441,7 @@ def test_demo_runs_the_whole_chain_on_digits(project):
 
 
 def test_environment_is_made_once_and_again_when_its_list_changes(project):
-    install = ["-m", "pip", "install", "-q", "-r", "requirements.txt"]
+    install = ["-I", "-m", "pip", "install", "-q", "-r", "requirements.txt"]
     assert "venv --clear .venv" in project.make("-n", "cnn", python=False).stdout
     assert not (project.folder / ".venv").exists()
     shown = project.make("test-eval", "MODEL=cnn", python=False).stdout
@@ -456,21 +461,68 @@ def test_environment_is_made_once_and_again_when_its_list_changes(project):
 def test_a_failed_installation_starts_over(project):
     (project.folder / "fail-pip").touch()
     project.make("cnn", "FOLDS=1", python=False, status=2)
-    assert [argv[:2] for argv in project.calls()] == [["-m", "pip"]]
+    assert [argv[:3] for argv in project.calls()] == [["-I", "-m", "pip"]]
     (project.folder / "fail-pip").unlink()
     project.make("cnn", "FOLDS=1", python=False)
-    assert [argv[:2] for argv in project.calls()].count(["-m", "pip"]) == 2
+    assert [argv[:3] for argv in project.calls()].count(["-I", "-m", "pip"]) == 2
+
+
+def test_an_environment_that_lacks_what_was_installed_is_not_believed(project):
+    (project.folder / "fail-import").touch()
+    sentence = project.make("cnn", "FOLDS=1", python=False, status=2).stderr.splitlines()[0]
+    assert sentence == ".venv lacks what was to be installed into it: see above; mend that and repeat"
+    assert not (project.folder / ".venv/ready").exists()
+    (project.folder / "fail-import").unlink()
+    project.make("cnn", "FOLDS=1", python=False)
+    assert (project.folder / ".venv/ready").exists()
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(project):
+    project.make("test-eval", "MODEL=cnn", python=False)
+    (project.folder / ".venv/bin/python").unlink()
+    (project.folder / ".venv/dropped").touch()
+    project.make("test-eval", "MODEL=cnn", python=False)
+    assert [argv[:3] for argv in project.calls()].count(["-I", "-m", "pip"]) == 2
+    assert not (project.folder / ".venv/dropped").exists()
+
+
+def test_the_user_s_pip_settings_do_not_count(project):
+    project.make("test-eval", "MODEL=cnn", python=False, PIP_USER="1", PYTHONPATH="/nowhere")
+    assert [argv[:3] for argv in project.calls()].count(["-I", "-m", "pip"]) == 1
+
+
+def test_gpu_build_where_make_sees_no_driver(project):
+    install = ["-I", "-m", "pip", "install", "-q", "-r", "requirements.txt"]
+    project.make("cnn", "FOLDS=1", python=False)
+    project.make("cnn", "FOLDS=1", "GPU=1", python=False)
+    project.make("cnn", "FOLDS=1", "GPU=1", python=False)
+    project.make("cnn", "FOLDS=1", python=False)
+    assert [argv for argv in project.calls() if "pip" in argv] == [install, [*install, "tensorflow[and-cuda]"]]
+    os.utime(project.folder / "requirements.txt", (4e9, 4e9))
+    project.make("cnn", "FOLDS=1", python=False)  # made anew, it is the GPU build again
+    assert [argv for argv in project.calls() if "pip" in argv][-1] == [*install, "tensorflow[and-cuda]"]
+    assert "GPU=2 is neither 1 nor 0" in project.refused("cnn", "GPU=2")
+    assert "make compare does not take GPU" in project.refused("compare", "GPU=1")
+
+
+def test_the_backend_reaches_a_launched_script_that_gets_no_environment(project):
+    launch = "LAUNCH=env -u KERAS_BACKEND"
+    project.make("cnn", "FOLDS=1", launch, "KERAS_BACKEND=jax")
+    project.make("cnn", "FOLDS=1", launch, KERAS_BACKEND="torch")
+    project.make("cnn", "FOLDS=1", launch)
+    backends = [backend for event, argv, _, backend in project.events() if "train" in argv[0] and event == "start"]
+    assert backends == ["jax", "torch", None]
 
 
 def test_gpu_build_where_a_driver_answers(project):
     executable(project.folder / "bin/nvidia-smi", "#!/bin/sh\nexit 0\n")
     project.make("test-eval", "MODEL=cnn", python=False)
-    assert project.calls()[0] == ["-m", "pip", "install", "-q", "-r", "requirements.txt", "tensorflow[and-cuda]"]
+    assert project.calls()[0] == ["-I", "-m", "pip", "install", "-q", "-r", "requirements.txt", "tensorflow[and-cuda]"]
 
 
 def test_tools_are_installed_for_test_and_lint_only(project):
     project.make("lint", python=False)
-    assert project.calls()[0] == ["-m", "pip", "install", "-q", "-r", "requirements-dev.txt"]
+    assert project.calls()[0] == ["-I", "-m", "pip", "install", "-q", "-r", "requirements-dev.txt"]
     assert not (project.folder / ".venv").exists()
     project.make("-j4", "test", python=False)
     project.make("test", python=False)

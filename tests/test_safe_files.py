@@ -167,7 +167,7 @@ def test_a_disk_that_fills_up_costs_no_finished_epoch(call, full, script, monkey
         before, reason = states
         kept = {name: content for name, content in contents("checkpoints").items() if name != "filler"}
         assert (status, error) == (1, refusal(script, f"checkpoints/{STEM}.state", reason))
-        assert "epoch 2/3" in said
+        assert "epoch 1/3" in said and "epoch 2/3" not in said  # printed when it is kept
         assert kept == before and kept.keys() == {f"{STEM}.state"}
 
     status, said, error = call("train")
@@ -207,11 +207,12 @@ def test_a_full_disk_is_told_before_a_forced_training_begins(call, full, script,
 def test_an_evaluation_on_a_full_disk_leaves_whole_files_only(call, full, script):
     assert call("train")[0] == call("evaluate")[0] == 0
     before = contents("checkpoints"), contents("imgs")
-    for name, kind in (("checkpoints", "npz"), ("imgs", "png")):
+    report = r"imgs/small_\w+\.(json|txt|png)"  # comes first, and a limit on files' size holds in every folder
+    for name, path in (("checkpoints", rf"(checkpoints/small_\w+\.npz|{report})"), ("imgs", report)):
         with full(name) as reason:
             status, _, error = call("evaluate")
         assert status == 1
-        assert re.fullmatch(refusal(script, rf"{name}/small_\w+\.{kind}", reason, re.escape), error)
+        assert re.fullmatch(refusal(script, path, reason, re.escape), error)
         assert (contents("checkpoints"), contents("imgs")) == before
 
 
@@ -223,15 +224,17 @@ def test_a_folder_that_may_only_be_read_is_one_sentence(call, folder, script):
     assert call("train")[::2] == (0, "")
 
     finished = contents("checkpoints")
-    with unwritable(folder / "checkpoints"):
-        assert call("evaluate")[::2] == (1, refusal(script, f"checkpoints/{STEM}_predictions.npz", "Permission denied"))
-    assert (contents("checkpoints"), contents("imgs")) == (finished, {})
-
     with unwritable(folder / "imgs"):
         status, _, error = call("evaluate")
     assert status == 1
-    assert re.fullmatch(refusal(script, r"imgs/\w+\.png", "Permission denied", re.escape), error)
-    assert not contents("imgs")
+    assert re.fullmatch(refusal(script, r"imgs/\w+\.txt", "Permission denied", re.escape), error)
+    assert (contents("checkpoints"), contents("imgs")) == (finished, {})
+
+    with unwritable(folder / "checkpoints"):  # as a group's folder, whose runs others evaluate
+        status, said, error = call("evaluate")
+    assert (status, error) == (0, "")
+    assert f"note: checkpoints may only be read, so {STEM}_predictions.npz is not kept there\n" in said
+    assert contents("checkpoints") == finished and "small_cnn_report.json" in contents("imgs")
     assert call("evaluate")[::2] == (0, "")
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import time
 from types import SimpleNamespace
 
@@ -60,7 +61,8 @@ def trainings(processes):
 
 
 def test_a_second_process_on_the_same_fold_is_refused_and_told_the_first_ones_id(trainings):
-    sentence = f"train_cnn.py: small_cnn fold 1 is being trained by process {trainings.owner}; wait for it\n"
+    owner = f"{trainings.owner} on {socket.gethostname()}"
+    sentence = f"train_cnn.py: small_cnn fold 1 is being trained by process {owner}; wait for it\n"
     assert trainings.second == (2, sentence)
 
 
@@ -99,7 +101,8 @@ def test_two_that_need_the_same_missing_autoencoder_train_it_once(processes):
     processes.wait_for("first", "model:")
     for name in ("waiting", "impatient"):
         processes.start(name, *words)
-    waiting = f"small_autoencoder is being trained by process {owner.pid}; waiting for it\n"
+    process = f"{owner.pid} on {socket.gethostname()}"
+    waiting = f"small_autoencoder is being trained by process {process}; waiting for it\n"
     owner.send_signal(signal.SIGSTOP)  # as if it took long
     try:
         for name in ("waiting", "impatient"):

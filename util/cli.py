@@ -18,6 +18,7 @@ class Terminated(BaseException):
     """SIGTERM arrived; a BaseException, like KeyboardInterrupt, so that no handler of errors swallows it."""
 
 
+leave = os._exit
 HEARD = []  # what a signal raised
 
 
@@ -46,9 +47,48 @@ def raise_what_was_heard():
         raise HEARD[0]
 
 
+class Patient:
+    """A stream whose reader may leave, as `| head -1` does: from then on nothing is shown, and the work goes on."""
+
+    def __init__(self, stream):
+        stream.reconfigure(errors="replace")  # what a terminal cannot show is no reason to stop either
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        with contextlib.suppress(BrokenPipeError):
+            return self.stream.write(text)
+        self.leave()
+        return len(text)
+
+    def flush(self):
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self.leave()
+
+    def leave(self):
+        """Send what comes to nowhere."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def open_streams():
+    """Give the process the streams that it was started without, and patience with those it has."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:  # or the next file opened would take its place, and what is printed go there
+            stream = open(os.devnull, "w" if descriptor else "r")  # noqa: SIM115
+            setattr(sys, name, stream)
+        if descriptor and hasattr(stream, "reconfigure"):
+            setattr(sys, name, Patient(stream))
+
+
 def run(main):
     """Call `main()` and leave the process with the exit status of the README; errors are one line on stderr."""
     script = os.path.basename(sys.argv[0])
+    open_streams()
     try:
         with terminate_politely():
             main()
@@ -65,4 +105,7 @@ def run(main):
         word, status = ("stopped", 130) if isinstance(signal_, KeyboardInterrupt) else ("terminated", 143)
         more = "; the same command, without FORCE=1, goes on" if script.startswith("train_") else ""
         print(f"\n{script}: {word}{more}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        leave(status)  # at once: with TensorFlow loaded, Python takes seconds to go, which a scheduler may not give
     sys.exit(status)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import socket
 import textwrap
 import zipfile
 from pathlib import Path
@@ -165,24 +166,42 @@ def commit_arrays(path, **arrays):
 
 @contextlib.contextmanager
 def file_lock(path, busy=None):
-    """Hold a lock that dies with its owner. Where another process holds it, call `busy(its id)`, then wait."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise RunFailed(f"{path.parent} cannot be written to ({error.strerror}); mend that and repeat") from None
-    with open(handle, "r+") as file:
+    """Hold a lock that dies with its owner, where one can be had; where another holds it, call `busy(who)`, then wait.
+
+    It cannot be had on a file system without locks, as some clusters have, nor beside files that others may only read.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+"))
+        except OSError:
+            try:
+                file = stack.enter_context(open(path))  # another user's, which can be locked all the same
+            except OSError:
+                file = None
+        try:
+            if file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             if busy:
                 busy(file.read().strip() or "unknown")
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks, as some clusters have: go on without
+        except OSError:
             pass
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        if file and file.writable():
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield
+
+
+def require_writable(folder):
+    """Raise RunFailed where nothing can be written into a folder: said before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{secrets.token_hex(4)}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunFailed(f"{folder} cannot be written to ({error.strerror}); mend that and repeat") from None

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -48,6 +49,10 @@ def set_up_device():
             capability = details.get("compute_capability", (0, 0))
             fast = f"compute capability {capability[0]}.{capability[1]}" if capability >= (8, 0) else None
             return details.get("device_name", "GPU"), fast
+        if Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+            print(
+                "note: an NVIDIA driver is here, but TensorFlow finds no GPU; GPU=1 once has make install its GPU build"
+            )
     elif keras.backend.backend() == "jax":
         device = jax.devices()[0]
         if device.platform != "cpu":
@@ -79,8 +84,14 @@ def versions():
 
 
 def current_commit(folder):
-    """The commit of the code in `folder`, with '+' where the working tree differs; None outside a repository."""
+    """The commit of the code in `folder`, with '+' where it differs; None where that is not the top of a repository."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words):
+        command = ["git", "-C", folder, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout.strip()
+
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        git = ["git", "-C", folder, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        if not git("rev-parse", "--show-prefix"):  # where this folder is in the work tree: '' at its top
+            return git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
     return None

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OF_MAKE = {
     "FOLDS": "folds to train (default: 1 2 3 4 5; of an ARCH its one split)",
     "LAUNCH": 'a prefix of every training command, such as "srun --gres=gpu:1"',
+    "GPU": "1: install TensorFlow's GPU build where make sees no driver, as on a cluster's login node",
     "PYTHON": "the python of an environment of your own, instead of .venv",
     "KERAS_BACKEND": "jax, with a PYTHON that has it (default: tensorflow)",
 }

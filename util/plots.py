@@ -1,13 +1,16 @@
 """Figures in words, tables and plots, drawn from plain numbers."""
 
+import functools
+import warnings
+
 import numpy as np
 
 from util.backend import Later
-from util.files import commit
+from util.cli import RunFailed
+from util.files import commit, first_line
 
-backend_agg, figure_module, matplotlib = map(
-    Later, ("matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib")
-)
+matplotlib, agg, figures = map(Later, ("matplotlib", "matplotlib.backends.backend_agg", "matplotlib.figure"))
+font_manager, ft2font, text = map(Later, ("matplotlib.font_manager", "matplotlib.ft2font", "matplotlib.text"))
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
 BLUE, ORANGE = "#0072B2", "#D55E00"
@@ -35,10 +38,54 @@ def markdown_table(rows):
 
 def new_figure(rows=1, columns=1, size=(7, 4)):
     """A figure that opens no window; size in inches, 120 dots each: about the width of a README's column."""
+    matplotlib.rcdefaults()  # not the user's matplotlibrc, which may be of another style or need LaTeX
     matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a file or class is a $
-    figure = figure_module.Figure(figsize=size, dpi=120, layout="constrained")
-    backend_agg.FigureCanvasAgg(figure)
+    figure = figures.Figure(figsize=size, dpi=120, layout="constrained")
+    agg.FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
+
+
+def plot(draw):
+    """Makes of `draw(*args)`, which returns a figure, `plot(path, *args)`, which writes it.
+
+    One that cannot be drawn costs that plot and a note, not what was computed.
+    """
+
+    @functools.wraps(draw)
+    def write(path, *args):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                figure = draw(*args)
+                use_fonts_for_all(figure, path)
+                commit(path, figure.savefig)
+        except RunFailed:
+            raise
+        except Exception as error:
+            print(f"note: {path} could not be drawn ({first_line(error)})")
+
+    return write
+
+
+def use_fonts_for_all(figure, path):
+    """Let the letters that Matplotlib's own font lacks come from one that is installed, or say that none has them."""
+    words = figure.findobj(text.Text)
+    lacking = {ord(letter) for word in words for letter in word.get_text() if letter.isprintable()}
+    lacking -= letters_of(font_manager.findfont("DejaVu Sans"))
+    if lacking:
+        found = [font for font in font_manager.fontManager.ttflist if "Last Resort" not in font.name]  # boxes for all
+        fonts = [font for font in found if lacking <= letters_of(font.fname)]
+        if not fonts:
+            print(f"note: no font is installed that has all letters of {path}")
+        for word in words if fonts else ():
+            word.set_fontfamily(["DejaVu Sans", fonts[0].name])
+
+
+@functools.cache
+def letters_of(font):
+    try:
+        return ft2font.FT2Font(font).get_charmap().keys()
+    except (OSError, RuntimeError):  # a damaged one
+        return {}.keys()
 
 
 def name_ticks(axis, names):
@@ -46,7 +93,8 @@ def name_ticks(axis, names):
     axis.set_ticks(np.arange(len(names)), names, **slanted)
 
 
-def plot_curve(path, title, history, key, label, best, augmented):
+@plot
+def plot_curve(title, history, key, label, best, augmented):
     """Training and validation curves of one figure of the epochs; the epoch that was kept is marked."""
     figure, axes = new_figure()
     epochs = np.arange(1, len(history[key]) + 1)
@@ -65,10 +113,11 @@ def plot_curve(path, title, history, key, label, best, augmented):
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    commit(path, figure.savefig)
+    return figure
 
 
-def plot_confusion(path, title, counts, class_names):
+@plot
+def plot_confusion(title, counts, class_names):
     """Confusion matrix in shares of each true class: the diagonal is recall."""
     counts = np.array(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -85,10 +134,11 @@ def plot_confusion(path, title, counts, class_names):
     axes.set_yticks(np.arange(len(class_names)), class_names)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     figure.colorbar(image, ax=axes, label="share of the true class (diagonal: recall)", shrink=0.9)
-    commit(path, figure.savefig)
+    return figure
 
 
-def plot_predictions(path, title, images, labels, probabilities, class_names):
+@plot
+def plot_predictions(title, images, labels, probabilities, class_names):
     """Example images with predicted class and probability: the surest right, the least sure, the surest wrong."""
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = predicted == labels
@@ -110,10 +160,11 @@ def plot_predictions(path, title, images, labels, probabilities, class_names):
             axis.set_title(said + truth, fontsize=8, color="black" if right[index] else ORANGE)
         row[0].text(-0.15, 0.5, group, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
     figure.suptitle(title, fontsize=11)
-    commit(path, figure.savefig)
+    return figure
 
 
-def plot_reconstructions(path, title, originals, copies, decibels):
+@plot
+def plot_reconstructions(title, originals, copies, decibels):
     """Originals over their reconstructions: twelve images from the worst PSNR to the best, evenly spaced."""
     order = np.argsort(decibels)
     chosen = order[np.linspace(0, len(order) - 1, 12).round().astype(int)]
@@ -125,10 +176,11 @@ def plot_reconstructions(path, title, originals, copies, decibels):
         place = {"transform": axes[1, column].transAxes, "ha": "center", "va": "top"}
         axes[1, column].text(0.5, -0.08, f"{decibels[index]:.1f} dB", fontsize=8, **place)
     figure.suptitle(title, fontsize=10)
-    commit(path, figure.savefig)
+    return figure
 
 
-def plot_distribution(path, title, train, val, class_names):
+@plot
+def plot_distribution(title, train, val, class_names):
     """Images of each class in the training and validation sets, given as their counts."""
     figure, axes = new_figure(size=(7, 3.6))
     train, val = np.array(train), np.array(val)
@@ -141,10 +193,11 @@ def plot_distribution(path, title, train, val, class_names):
     axes.set(xlabel="class", ylabel="images", title=title)
     axes.set_ylim(top=1.2 * (train + val).max())
     axes.legend(frameon=False, ncols=2, loc="upper right")
-    commit(path, figure.savefig)
+    return figure
 
 
-def plot_differences(path, compared):
+@plot
+def plot_differences(compared):
     """Each comparison's difference in accuracy, on every fold and on average, with both intervals."""
     figure, axes = new_figure(size=(8, 1.6 + 0.8 * len(compared)))
     for place, row in enumerate(compared):
@@ -168,4 +221,4 @@ def plot_differences(path, compared):
     axes.grid(axis="x", alpha=0.3)
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
-    commit(path, figure.savefig)
+    return figure

@@ -1,0 +1,263 @@
+"""What a user's surroundings must not decide: results, provenance, whether a report is written, what a plot shows."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, start, wait_until
+
+import evaluate
+from util import backend, hardware, plots
+
+TRAIN = ["train_cnn.py", "--epochs", "2", "--precision", "float32", "--batch-size", "64", "--patience", "9"]
+
+
+def keras_json(folder, **values):
+    (folder / "keras.json").write_text(json.dumps(values))
+    return {"KERAS_HOME": str(folder)}
+
+
+# What others have met, each as (environment variables, given a folder of its own).
+HOSTILE = {
+    "channels_first": lambda folder: keras_json(folder, image_data_format="channels_first"),
+    "float16": lambda folder: keras_json(folder, floatx="float16"),
+    "float64": lambda folder: keras_json(folder, floatx="float64"),
+    "epsilon": lambda folder: keras_json(folder, epsilon=0.1),
+    "nnx": lambda folder: keras_json(folder, nnx_enabled=True),
+    "epochs": lambda folder: {"KERAS_MAX_EPOCHS": "1"},
+    "steps": lambda folder: {"KERAS_MAX_STEPS_PER_EPOCH": "1"},
+    "no number": lambda folder: {"KERAS_MAX_EPOCHS": "many"},
+    "hash seed": lambda folder: {"PYTHONHASHSEED": "7"},
+    "ascii": lambda folder: {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    "no home": lambda folder: {"HOME": "", "KERAS_HOME": str(folder)},
+    "columns": lambda folder: {"COLUMNS": "20", "TERM": "dumb"},
+    "git": lambda folder: {"GIT_DIR": str(folder), "GIT_WORK_TREE": "/"},
+    "matplotlib": lambda folder: matplotlibrc(folder, "text.usetex: True\naxes.facecolor: black\n"),
+    "time zone": lambda folder: {"TZ": "Pacific/Apia", "LANG": "tr_TR.UTF-8"},
+}
+
+
+def matplotlibrc(folder, text):
+    (folder / "matplotlibrc").write_text(text)
+    return {"MPLCONFIGDIR": str(folder)}
+
+
+def trained(folder, npz, **environment):
+    """(Weights, history) of a short training in a folder of its own, in these surroundings."""
+    folder.mkdir()
+    for path in (ROOT / "util", *ROOT.glob("*.py")):
+        (folder / path.name).symlink_to(path)
+    command = [sys.executable, *TRAIN, "--data", npz]
+    result = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((folder / "checkpoints/small_cnn_fold1.json").read_text())
+    model = keras.saving.load_model(folder / "checkpoints/small_cnn_fold1.keras")
+    timed = ("seconds", "images_per_second")
+    history = {key: values for key, values in record["history"].items() if key not in timed}
+    return [keras.ops.convert_to_numpy(weight) for weight in model.weights], history
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, npz):
+    return trained(tmp_path_factory.mktemp("plain") / "here", npz)
+
+
+def require_same(found, plain):
+    assert found[1] == plain[1]
+    assert all(np.array_equal(one, other) for one, other in zip(found[0], plain[0], strict=True))
+
+
+def test_the_same_weights_in_the_worst_of_surroundings(tmp_path, npz, plain):
+    worst = keras_json(tmp_path, floatx="float16", epsilon=0.1, image_data_format="channels_first")
+    for name in ("epochs", "steps", "ascii", "git", "matplotlib", "columns", "hash seed"):
+        worst |= HOSTILE[name](tmp_path)
+    require_same(trained(tmp_path / "here", npz, **worst), plain)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_same_weights_in_hostile_surroundings(tmp_path, npz, plain, name):
+    require_same(trained(tmp_path / "here", npz, **HOSTILE[name](tmp_path)), plain)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"floatx": "float8"}', "mend {}, or delete it"),
+        ("[1]", "mend {}, or delete it"),
+        ('{"backend": "foo"}', "KERAS_BACKEND, or {}, may say tensorflow"),
+    ],
+)
+def test_a_keras_json_that_cannot_be_used_is_one_sentence_that_names_it(tmp_path, content, words):
+    (tmp_path / "keras.json").write_text(content)
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environment.pop("KERAS_BACKEND", None)
+    command = [sys.executable, ROOT / "train_cnn.py", "--data", "digits"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert words.format(tmp_path / "keras.json") in result.stderr
+
+
+def test_too_little_memory_is_not_told_to_install_anything():
+    for error in (MemoryError(), ImportError("libx.so: failed to map segment from shared object")):
+        assert "too little memory" in backend.remedy(error) and "requirements" not in backend.remedy(error)
+
+
+# --- Provenance ---
+
+
+def git(folder, *words):
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *author, *words], cwd=folder, check=True, capture_output=True, env=plain)
+
+
+def test_the_commit_is_this_folder_s_own(tmp_path, monkeypatch):
+    inside = tmp_path / "unpacked"
+    inside.mkdir()
+    (inside / "common.py").write_text("")
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "another project")
+    assert hardware.current_commit(inside) is None
+    git(inside, "init")
+    git(inside, "add", ".")
+    git(inside, "commit", "-m", "this one")
+    own = hardware.current_commit(inside)
+    assert own and own != hardware.current_commit(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert hardware.current_commit(inside) == own
+    (inside / "common.py").write_text("changed")
+    assert hardware.current_commit(inside) == f"{own}+"
+
+
+# --- Standard output, and leaving ---
+
+SPEAKS = "from util import cli\ncli.run(lambda: [print('±', i, flush=True) for i in range(9999)] and open('done', 'w'))"
+
+
+@pytest.mark.parametrize(
+    "shell", ["{} | head -1", "{} >&-", "{} 2>&- >&-", "PYTHONIOENCODING=ascii {}", "{} < /dev/null"]
+)
+def test_what_cannot_be_shown_costs_nothing_but_that(tmp_path, shell):
+    (tmp_path / "script.py").write_text(SPEAKS)
+    command = f"set -o pipefail; {shell.format(f'{sys.executable} script.py')}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "done").exists()
+
+
+def test_on_a_terminal_that_is_ascii_only(tmp_path):
+    (tmp_path / "script.py").write_text("from util import cli\ncli.run(lambda: print('a ± b'))")
+    reader, terminal = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    assert subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, stdout=terminal).returncode == 0
+    assert os.read(reader, 100).strip() == b"a ? b"
+
+
+def test_a_terminated_training_is_gone_at_once(tmp_path):
+    process = start(tmp_path, "train_cnn.py", "--data", "digits", "--precision", "float32")
+    try:
+        wait_until(lambda: "epoch 1/" in (tmp_path / "out").read_text(), process, "the first epoch")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: (tmp_path / "err").read_text().endswith("goes on\n"), process, "its last line", 30)
+        said = time.monotonic()
+        assert process.wait(10) == 143
+        assert time.monotonic() - said < 0.5
+    finally:
+        process.kill()
+
+
+def test_an_epoch_is_printed_when_its_state_is_kept(tmp_path):
+    process = start(tmp_path, "train_cnn.py", "--data", "digits", "--precision", "float32", "--epochs", "3")
+    try:
+        wait_until(lambda: "epoch 1/" in (tmp_path / "out").read_text(), process, "the first epoch")
+        process.kill()
+        assert (tmp_path / "checkpoints/digits_cnn_fold1.state").exists()
+    finally:
+        process.kill()
+
+
+# --- Plots and reports ---
+
+
+def test_plots_are_drawn_in_our_style_whatever_the_user_s(tmp_path, monkeypatch):
+    import matplotlib
+
+    plots.plot_distribution(tmp_path / "ours.png", "title", [3, 2], [1, 1], ["a", "b"])
+    for key, value in {"axes.facecolor": "black", "text.usetex": True, "savefig.dpi": 30, "font.size": 30}.items():
+        monkeypatch.setitem(matplotlib.rcParams, key, value)
+    plots.plot_distribution(tmp_path / "theirs.png", "title", [3, 2], [1, 1], ["a", "b"])
+    assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
+
+
+def test_a_plot_that_fails_costs_that_plot_and_one_sentence(tmp_path, capsys):
+    @plots.plot
+    def broken():
+        raise ValueError("no such thing\nand more")
+
+    broken(tmp_path / "a.png")
+    assert capsys.readouterr().out == f"note: {tmp_path / 'a.png'} could not be drawn (no such thing)\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_letters_that_no_font_has_are_one_note(tmp_path, capsys, recwarn):
+    plots.plot_distribution(tmp_path / "a.png", "title", [3, 2], [1, 1], ["\U00012000", "b"])  # cuneiform
+    assert capsys.readouterr().out == f"note: no font is installed that has all letters of {tmp_path / 'a.png'}\n"
+    assert (tmp_path / "a.png").exists() and not recwarn
+
+
+def test_letters_come_from_a_font_that_has_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "letters_of", lambda font: {0x4E2D} if "STIXGeneral" in font else set(range(256)))
+    monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", plots.font_manager.fontManager.ttflist)
+    figure, axes = plots.new_figure()
+    axes.set_title("中")
+    plots.use_fonts_for_all(figure, "a.png")
+    assert axes.title.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_foreign_model_of_half_precision_is_judged_by_its_precision(tmp_path, npz, monkeypatch, dtype):
+    monkeypatch.chdir(tmp_path)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
+    keras.utils.set_random_seed(0)
+    keras.Model(image, keras.layers.Dense(10, "softmax", dtype=dtype)(x)).save("half.keras")
+    evaluate.main(["--model", "cnn", "--model-path", "half.keras", "--data", str(npz)])
+    assert json.loads(Path("imgs/half_report.json").read_text())["run"] == "half"
+
+
+def test_a_model_beside_which_nothing_can_be_written_is_reported_all_the_same(tmp_path, npz, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    image = keras.Input((32, 32, 3))
+    keras.Model(image, keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(image))).save("model.keras")
+    monkeypatch.setattr(evaluate, "require_writable", refuse)
+    evaluate.main(["--model", "cnn", "--model-path", "model.keras", "--data", str(npz)])
+    assert "note: . may only be read, so model_predictions.npz is not kept there" in capsys.readouterr().out
+    assert Path("imgs/model_report.json").exists() and Path("imgs/model_predictions.png").exists()
+
+
+def refuse(folder):
+    raise evaluate.RunFailed(f"{folder} cannot be written to (Read-only file system); mend that and repeat")
+
+
+@pytest.mark.skipif(os.getuid() or not shutil.which("setpriv"), reason="takes root, and setpriv to become another")
+def test_a_finished_run_in_a_folder_of_others_says_so(tmp_path, npz, plain):
+    folder = tmp_path / "here"
+    trained(folder, npz)
+    for path in (tmp_path, *tmp_path.parents[:3], npz.parent):
+        path.chmod(0o755)
+    command = ["setpriv", "--reuid=65534", "--clear-groups", sys.executable, *TRAIN, "--data", npz]
+    environment = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert "is finished already, with these settings" in result.stdout, result.stderr
+    assert result.returncode == 0
