@@ -147,7 +147,7 @@ def evaluate_classifier(name, records, test, batch_size):
     for run, record in records.items():
         model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
         # Each probability is rounded: in float16 or bfloat16 their sum may be off by half a percent.
-        rounding = 1e-3 if str(model.output.dtype) == "float32" else 2e-2
+        rounding = 1e-3 if str(model.outputs[0].dtype) == "float32" else 2e-2
         if not np.allclose(probabilities.sum(axis=1), 1, atol=rounding) or probabilities.min() < 0:
             raise InputError(f"{run.checkpoint} does not give probabilities; evaluate a model that ends in a softmax")
         fold, report = classifier_figures(test, probabilities)

@@ -138,7 +138,7 @@ def test_help_lists_every_target_and_knob(project):
     assert text == project.make("help", python=False).stdout
     listed = re.findall(r"^  ([\w-]+)", text, re.MULTILINE)
     documented = {"demo", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
-    assert set(listed) == documented | set(KNOBS) | {"FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND"}
+    assert set(listed) == documented | set(KNOBS) | {"FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND", "GPU"}
     assert len(listed) == len(set(listed))
     assert {knob for *_, knob in knobs.declared() if knob} == set(KNOBS)
 
@@ -552,6 +552,8 @@ def test_clean(project):
     gone += ["util/__pycache__/a", "tests/__pycache__/a", ".pytest_cache/a"]
     for name in kept + runs + gone:
         executable(project.folder / name, "")
+    for venv in (".venv", ".venv-lint"):  # one that no longer starts would be made anew
+        executable(project.folder / venv / "bin/python", "#!/bin/sh\necho yes\n")
 
     def left():
         return {name for name in kept + runs + gone if (project.folder / name).exists()}

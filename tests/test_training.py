@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -689,7 +690,9 @@ def watch(monkeypatch, capsys):
             for batch in range(4):
                 progress.on_train_batch_end(batch, {"loss": loss})
             progress.on_test_begin()
-            progress.on_epoch_end(epoch, {"loss": loss, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.125})
+            logs = {"loss": loss, "accuracy": 0.25, "val_loss": 0.75, "val_accuracy": 0.125}
+            progress.on_epoch_end(epoch, logs)
+            progress.show(epoch, logs)
         return capsys.readouterr().out
 
     return watch
@@ -997,7 +1000,7 @@ def test_who_waits_for_a_run_in_training_gets_it_when_it_is_done(run, capsys):
         order.append("trained")
     thread.join(10)
     assert order == ["trained", "waited"]
-    assert f"by process {os.getpid()}; waiting" in capsys.readouterr().out
+    assert f"by process {os.getpid()} on {socket.gethostname()}; waiting" in capsys.readouterr().out
 
 
 # --- Files ---
