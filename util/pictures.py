@@ -5,6 +5,7 @@ import pickle
 import tarfile
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from util.cli import InputError
 from util.files import array_header, open_zip, read_array, reading
@@ -30,6 +31,25 @@ def read_cifar10(archive):
         )
         for part in batches
     ]
+
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # files of theirs are read, of a gif its first frame
+
+
+def read_picture(path, size):
+    """A picture of any size and kind as uint8 (height, width, 3): upright, cut to `size`'s shape about its centre.
+
+    Made smaller with antialiasing; what it leaves transparent is white. Raises whatever Pillow does.
+    """
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith("I"):  # 16 bits of grey, of which Pillow's convert would keep the dark ones
+            picture = Image.fromarray((np.asarray(picture) / 65535 * 255 + 0.5).clip(0, 255).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        fitted = ImageOps.fit(picture.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(fitted)
 
 
 def read_npz(path, part, shape, class_names):
