@@ -6,6 +6,7 @@ data -> the imbalance -> the split -> balanced batches -> augmentation -> networ
 import dataclasses
 import functools
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from util.backend import Later, keras, keras_home, layers, ops
+from util import pictures
+from util.backend import Later, keras, layers, ops
 from util.cli import InputError
-from util.files import file_lock, file_sha256, first_line, sha256
-from util.pictures import read_cifar10, read_npz
+from util.files import first_line, sha256
 from util.settings import Part, setting
 
 datasets, metrics, model_selection = map(Later, ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection"))
@@ -25,8 +26,8 @@ ndimage, transform = Later("scipy.ndimage"), Later("skimage.transform")
 # --- Data -----------------------------------------------------------------------------------------------------------
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+DIGITS_CLASSES = tuple("0123456789")
+HALVED = {CIFAR10_CLASSES: (2, 4, 9), DIGITS_CLASSES: (2, 4, 9)}  # of these classes; of others, what REDUCED says
 IMAGE_SHAPE = (32, 32, 3)
 
 
@@ -55,7 +56,7 @@ def load_data(data=None, part="train"):
 
     Raises InputError where the pictures cannot be had; never falls back to others.
     """
-    return Images(*source_of(data).load(data, part), Path(data or "cifar10").name)
+    return Images(*source_of(data).load(data, part), Path(os.path.abspath(data)).name if data else "cifar10")
 
 
 # A loader takes DATA and the part, and returns (images, labels, class names, prefix of the names of runs).
@@ -63,51 +64,46 @@ def load_data(data=None, part="train"):
 
 def load_cifar10(data, part):
     """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it for all programs."""
-    return *fetch_cifar10()[0 if part == "train" else 1], CIFAR10_CLASSES, ""
-
-
-@functools.cache
-def fetch_cifar10():
-    """(train, test), each (images, labels): out of Keras's archive, which is downloaded where it is not there yet."""
-    home = keras_home() / "datasets"
-    archive = home / "cifar-10-batches-py-target_archive"  # where Keras puts it
-    there = archive.is_file()
-    try:
-        if not there or file_sha256(archive) != CIFAR10_SHA256:
-            with file_lock(home / ".cifar10.lock"):  # one process downloads it for all
-                archive = keras.utils.get_file(archive.name, CIFAR10_ADDRESS, file_hash=CIFAR10_SHA256)
-        return read_cifar10(archive)
-    except Exception as error:  # Keras raises a bare Exception for a failed download
-        wrong = f"{archive} is another file; " if there else ""
-        raise InputError(
-            f"CIFAR-10 cannot be had from {home} nor downloaded ({wrong}{first_line(error)}): connect and repeat, "
-            f"or save cifar-10-python.tar.gz as {archive}, "
-            "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
-        ) from None
+    return *pictures.fetch_cifar10()[0 if part == "train" else 1], CIFAR10_CLASSES, ""
 
 
 def load_digits(data, part):
     """scikit-learn's 1,797 handwritten digits as 32x32 colour pictures; a stratified tenth is the test set."""
     digits = datasets.load_digits()
-    rows = model_selection.train_test_split(
-        np.arange(len(digits.target)), test_size=0.1, stratify=digits.target, random_state=0
-    )
-    rows = np.sort(rows[0] if part == "train" else rows[1])
-    pictures = digits.images[rows] / 16
-    grey = np.stack([transform.resize(picture, IMAGE_SHAPE[:2], order=1, mode="edge") for picture in pictures])
+    rows = held_out_tenth(digits.target, part)
+    small = digits.images[rows] / 16
+    grey = np.stack([transform.resize(one, IMAGE_SHAPE[:2], order=1, mode="edge") for one in small])
     images = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return images, digits.target[rows].astype(np.int64), tuple("0123456789"), "digits"
+    return images, digits.target[rows].astype(np.int64), DIGITS_CLASSES, "digits"
+
+
+def held_out_tenth(labels, part):
+    """Indices of 'train' or 'test' where a data set has no test part: a stratified tenth, the same for every seed."""
+    try:
+        rows = model_selection.train_test_split(np.arange(len(labels)), test_size=0.1, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise InputError(f"a tenth cannot be held out as test pictures ({error}): give more of them") from None
+    return np.sort(rows[0] if part == "train" else rows[1])
 
 
 def load_npz(path, part):
     """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
-    images, labels, names, sizes = read_npz(path, part, IMAGE_SHAPE, CIFAR10_CLASSES)
+    images, labels, names, sizes = pictures.read_npz(path, part, IMAGE_SHAPE, CIFAR10_CLASSES)
     cifar10 = sizes == [(50_000,), (10_000,)] and names == CIFAR10_CLASSES
     return images, labels, names, "" if cifar10 else data_prefix(path)
 
 
+def load_folder(path, part):
+    """One part of a folder of pictures, cut and shrunk to 32x32; without a test folder, a stratified tenth is it."""
+    arrays, names = pictures.read_folder(path, IMAGE_SHAPE[:2])
+    there = part if "x_test" in arrays else "train"
+    rows = slice(None) if "x_test" in arrays else held_out_tenth(arrays["y_train"], part)
+    return arrays[f"x_{there}"][rows], arrays[f"y_{there}"][rows], names, data_prefix(path)
+
+
 def data_prefix(path):
-    """What the names of runs on a file's pictures begin with: its stem, as far as it is fit for a file's name."""
+    """What the names of runs on own pictures begin with: the file's stem, as far as it is fit for a file's name."""
+    path = os.path.abspath(path)  # of `.`, too
     prefix = re.sub(r"[^A-Za-z0-9]+", "-", Path(path).stem).strip("-").lower()[:40] or "data"
     return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
 
@@ -138,6 +134,7 @@ class Source:
 SOURCES = (
     Source(lambda data: data is None, load_cifar10),
     Source(lambda data: data == "digits", load_digits, DIGITS_RANGES),
+    Source(os.path.isdir, load_folder),
     Source(lambda data: True, load_npz),
 )
 
@@ -161,6 +158,23 @@ def class_numbers(words, class_names):
             there = ", ".join(f"{number} {name}" for number, name in enumerate(class_names))
             raise InputError(f"REDUCED names a class {str(word)[:80]!r} that the data does not have; it has {there}")
     return numbers
+
+
+def counts_to_keep(settings, class_names):
+    """{class: images to keep of it, None for half}, ascending: what `reduced` and `keep` say. Raises InputError."""
+    asked = HALVED.get(class_names, ()) if settings.reduced is None else settings.reduced
+    reduced = class_numbers(asked, class_names)
+    if settings.keep and not reduced and settings.reduced is None:
+        raise InputError("KEEP says how many images to keep, and no class of these pictures is reduced: add REDUCED")
+    if not isinstance(settings.keep, list):
+        return dict.fromkeys(sorted(reduced), settings.keep)
+    if len(settings.keep) != len(reduced):
+        raise InputError(
+            f"CONFIG keeps images of {len(settings.keep)} classes, and {len(reduced)} are reduced; give each a number"
+        )
+    if len(set(reduced)) < len(reduced):
+        raise InputError("CONFIG reduces a class twice, and keeps a number of images of each; name it once")
+    return dict(sorted(zip(reduced, settings.keep, strict=True)))
 
 
 def reduce_classes(labels, keep, seed):
@@ -224,11 +238,7 @@ def prepare_fold(source, settings, fold=None):
     """
     data = load_data(source)
     split, number = (settings.split, 1) if fold is None else ("shuffle", fold)
-    reduced = class_numbers(settings.reduced, data.class_names)
-    keep = settings.keep if isinstance(settings.keep, list) else [settings.keep] * len(reduced)
-    if isinstance(settings.keep, list) and len(set(reduced)) < len(reduced):
-        raise InputError("CONFIG reduces a class twice, and keeps a number of images of each; name it once")
-    keep = dict(sorted(zip(reduced, keep, strict=True)))
+    keep = counts_to_keep(settings, data.class_names)
     kept = reduce_classes(data.labels, keep, settings.seed)
     train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, settings.val, settings.seed, split))
     classes = len(data.class_names)
@@ -247,6 +257,8 @@ def prepare_fold(source, settings, fold=None):
         "val_counts": np.bincount(data.labels[val], minlength=classes).tolist(),
     }
     cut = ", ".join(f"{data.class_names[c]} {n:,}" for c, n in zip(keep, record["keep"], strict=True))
+    if settings.reduced is None and not keep:
+        cut = "no class is reduced without REDUCED"
     held_out = f"fold {number}" if split == "shuffle" else f"{split} {settings.val:.0%} held out"
     print(
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "

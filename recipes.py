@@ -52,7 +52,10 @@ class Choice(Part):
 
     arch: str | None = setting(None, "another network, trained as its document says", knob="ARCH", shared=True)
     data: FilePath | None = setting(
-        None, "a .npz of pictures, or digits; unset: CIFAR-10, downloaded once", knob="DATA", shared=True
+        None,
+        "a folder of pictures by class, a .npz, or digits; unset: CIFAR-10, downloaded once",
+        knob="DATA",
+        shared=True,
     )
     name: RunSuffix | None = setting(
         None, "a suffix of the run's name, to keep runs side by side", knob="NAME", shared=True
@@ -139,9 +142,10 @@ class Settings(Part):
     )
     balanced: bool = setting(True, "batches with as many of each class")
     class_weights: bool = setting(False, "a class's losses times images / (classes x its images)")
-    reduced: Annotated[list[Annotated[int, Field(ge=0)] | str], pydantic.BeforeValidator(class_list)] = setting(
-        ["2", "4", "9"],
-        "classes of which images are left out, by name or number, or none (of a CNN with ARCH, unless KEEP is given)",
+    reduced: Annotated[list[Annotated[int, Field(ge=0)] | str] | None, pydantic.BeforeValidator(class_list)] = setting(
+        None,
+        "classes of which images are left out, by name or number, or none; unset: 2,4,9 (bird, deer, truck) of CIFAR-10"
+        " and the digits, none of own pictures, nor of a CNN with ARCH unless KEEP is given",
         knob="REDUCED",
         shared=True,
     )
@@ -384,13 +388,8 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
         changes.setdefault("keep", base.keep)
     keep = changes.get("keep", settings.keep)
     if keep and not changes.get("reduced", settings.reduced) and "reduced" not in typed:
-        changes["reduced"] = Settings.model_fields["reduced"].default  # so many of which classes?
+        changes["reduced"] = None  # so many of which classes? the usual ones
     settings = settings.model_copy(update=changes)
-    if isinstance(settings.keep, list) and len(settings.keep) != len(settings.reduced):
-        raise InputError(
-            f"CONFIG {path!r} keeps images of {len(settings.keep)} classes, and {len(settings.reduced)} are reduced; "
-            "give each a number"
-        )
     if settings.warmup and settings.schedule not in SCHEDULES:
         raise InputError(
             f"CONFIG {path!r} holds warmup = {settings.warmup:g}, which takes a schedule of {' or '.join(SCHEDULES)}; "

@@ -130,8 +130,8 @@ def test_each_class_keeps_its_own_number(npz, of_file):
     with pytest.raises(InputError, match="CONFIG reduces a class twice"):
         common.prepare_fold(npz, settings.model_copy(update={"reduced": ["bird", 2]}))
     content = {"reduced": ["truck"], "keep": [30, 10]}
-    with pytest.raises(InputError, match=r"'config\.json' keeps images of 2 classes, and 1 are reduced; give each"):
-        of_file("cnn", content)
+    with pytest.raises(InputError, match=r"^CONFIG keeps images of 2 classes, and 1 are reduced; give each a number$"):
+        common.prepare_fold(npz, of_file("cnn", content))
     typed = of_file("cnn", content, "--reduced", "bird")  # of which the file's numbers are not
     assert (typed.reduced, typed.keep) == (["bird"], None)
 
@@ -140,7 +140,8 @@ def test_images_to_keep_are_of_the_study_s_classes_where_none_is_named(of_file, 
     content = {"reduced": [], "keep": []}  # as a record of the whole training set has it
     assert of_file("cnn", content).reduced == []
     for settings in (of_file("cnn_elu", content, "--keep", 9), resolve("cnn_elu", "--keep", 9)):
-        assert (settings.reduced, settings.keep) == (["2", "4", "9"], 9)
+        assert (settings.reduced, settings.keep) == (None, 9)
+    assert common.prepare_fold("digits", settings).record["reduced"] == [2, 4, 9]
     assert resolve("cnn_elu", "--keep", 9, "--reduced", "none").reduced == []
 
 

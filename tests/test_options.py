@@ -20,7 +20,7 @@ import train_ae_classifier
 import train_autoencoder
 import train_cnn
 from recipes import Settings
-from util import cli
+from util import cli, pictures
 from util.cli import InputError
 from util.settings import knob_of, option_of, parse
 
@@ -50,7 +50,7 @@ def test_defaults_are_the_reference_study(arguments):
         **{"config": None, "force": False, "fold": None},
     }
     settings = recipes.RECIPES["cnn"].settings
-    assert (settings.val, settings.split, settings.reduced) == (0.15, "shuffle", ["2", "4", "9"])
+    assert (settings.val, settings.split, settings.reduced) == (0.15, "shuffle", None)
     assert (settings.seed, settings.precision, settings.keep) == (0, "auto", None)
     assert (settings.epochs, settings.batch_size, settings.learning_rate, settings.patience) == (100, 128, 1e-3, 15)
 
@@ -67,7 +67,7 @@ def test_values_are_converted(arguments):
 def test_what_is_typed_goes_before_the_recipe(resolved):
     changed = resolved("--epochs", 5, "--learning-rate", 0, "--keep", 9, row="cnn_elu").settings
     row = recipes.RECIPES["cnn_elu"].settings
-    typed = {"epochs": 5, "learning_rate": 0.0, "keep": 9, "reduced": ["2", "4", "9"], "model": "cnn_elu"}
+    typed = {"epochs": 5, "learning_rate": 0.0, "keep": 9, "reduced": None, "model": "cnn_elu"}
     assert changed == row.model_copy(update=typed)
 
 
@@ -340,7 +340,7 @@ def test_data_prefix_is_fit_for_a_file_name(source, prefix):
 
 
 def test_cifar10_has_no_prefix_and_the_digits_have_their_word(monkeypatch):
-    monkeypatch.setattr(common, "fetch_cifar10", lambda: 2 * [(common.np.zeros(0), common.np.zeros(0))])
+    monkeypatch.setattr(pictures, "fetch_cifar10", lambda: 2 * [(common.np.zeros(0), common.np.zeros(0))])
     assert common.load_data().prefix == ""
     assert common.load_data("digits", "test").prefix == "digits"
 
@@ -376,7 +376,7 @@ def test_help_names_every_option_with_its_default(script, monkeypatch, capsys):
     fields = of_settings | script.Options.model_fields
     assert lines.keys() - {"--shared"} == {f"--{option_of(name, field)}" for name, field in fields.items()}
     defaults = {"--epochs": "100", "--learning-rate": "0.001", "--val": "0.15", "--seed": "0", "--patience": "15"}
-    defaults |= {"--batch-size": "500" if script is evaluate else "128", "--precision": "auto", "--reduced": "2,4,9"}
+    defaults |= {"--batch-size": "500" if script is evaluate else "128", "--precision": "auto"}
     defaults |= {"--target": "augmented", "--encoder": "frozen"}
     for name, field in fields.items():
         option = f"--{option_of(name, field)}"

@@ -25,7 +25,7 @@ import common
 import evaluate
 import recipes
 import runs
-from util import cli
+from util import cli, pictures
 from util.cli import InputError
 
 DATA = "pictures.npz"
@@ -651,7 +651,7 @@ def test_nothing_is_downloaded_before_a_missing_training_is_reported(workdir, mo
     def download():
         raise AssertionError("this would have been downloaded for nothing")
 
-    monkeypatch.setattr(common, "fetch_cifar10", download)
+    monkeypatch.setattr(pictures, "fetch_cifar10", download)
     with pytest.raises(InputError, match=r"there is no finished (training of|model) "):
         evaluate.main(words.split())
 

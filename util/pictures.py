@@ -1,14 +1,55 @@
 """Pictures out of files, read with care."""
 
+import contextlib
+import functools
 import os
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from util.cli import InputError
-from util.files import array_header, open_zip, read_array, reading
+from util.backend import Later, keras, keras_home
+from util.cli import InputError, RunFailed
+from util.files import (
+    array_header,
+    commit_arrays,
+    file_lock,
+    file_sha256,
+    first_line,
+    open_zip,
+    read_array,
+    read_arrays,
+    reading,
+    sha256,
+)
+
+Image, ImageOps, tqdm = map(Later, ("PIL.Image", "PIL.ImageOps", "tqdm"))
+
+
+CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+
+
+@functools.cache
+def fetch_cifar10():
+    """(train, test), each (images, labels): out of Keras's archive, which is downloaded where it is not there yet."""
+    home = keras_home() / "datasets"
+    archive = home / "cifar-10-batches-py-target_archive"  # where Keras puts it
+    there = archive.is_file()
+    try:
+        if not there or file_sha256(archive) != CIFAR10_SHA256:
+            with file_lock(home / ".cifar10.lock"):  # one process downloads it for all
+                archive = keras.utils.get_file(archive.name, CIFAR10_ADDRESS, file_hash=CIFAR10_SHA256)
+        return read_cifar10(archive)
+    except Exception as error:  # Keras raises a bare Exception for a failed download
+        wrong = f"{archive} is another file; " if there else ""
+        raise InputError(
+            f"CIFAR-10 cannot be had from {home} nor downloaded ({wrong}{first_line(error)}): connect and repeat, "
+            f"or save cifar-10-python.tar.gz as {archive}, "
+            "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
+        ) from None
 
 
 def read_cifar10(archive):
@@ -52,6 +93,102 @@ def read_picture(path, size):
     return np.asarray(fitted)
 
 
+def read_pictures(paths, size):
+    """Pictures as uint8 (n, height, width, 3), read side by side. Raises InputError, naming all that cannot be read."""
+
+    def read(path):
+        try:
+            return read_picture(path, size)
+        except Exception as error:  # a damaged file makes Pillow raise anything
+            return error
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
+        found = list(with_progress(pool.map(read, paths), len(paths), "reading pictures"))
+    bad = [f"{path} ({first_line(one)})" for path, one in zip(paths, found, strict=True) if isinstance(one, Exception)]
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(paths)} pictures cannot be read; mend or remove {'it' if len(bad) == 1 else 'them'}: "
+            + ", ".join(bad)
+        )
+    return np.stack(found)
+
+
+def with_progress(items, count, what):
+    """The items, with a bar on a terminal while they are taken."""
+    return tqdm.tqdm(items, what, count, disable=None, leave=False, unit="")
+
+
+@functools.cache
+def read_folder(path, size):
+    """Pictures in `path`/train/<class> and `path`/test/<class>, or in `path`/<class> alone.
+
+    Returns {"x_train", "y_train" and, where there is a test folder, "x_test", "y_test": arrays} and the classes' names
+    in alphabetical order. Prints what a user may want to know; raises InputError, naming what is wrong.
+    """
+    root = Path(path)
+    train = root / "train" if (root / "train").is_dir() else root
+    parts = {"train": train} | ({"test": root / "test"} if train != root and (root / "test").is_dir() else {})
+    names = tuple(sorted(folder.name for folder in visible(train) if folder.is_dir()))
+    if len(names) < 2:
+        raise InputError(
+            f"{str(train)!r} holds {len(names)} folders of pictures; give DATA a folder with one for each class, "
+            "two at least, as train/<class> or <class>"
+        )
+    files, others = {}, 0
+    for part, folder in parts.items():
+        if strange := sorted({one.name for one in visible(folder) if one.is_dir()} - {*names}):
+            raise InputError(f"{folder / strange[0]} is of a class that {train} does not have; mend or remove it")
+        for label, name in enumerate(names):
+            there = [one for one in visible(folder / name) if one.is_file()] if (folder / name).is_dir() else []
+            pictures = [one for one in there if one.suffix.lower() in PICTURES]
+            others += len(there) - len(pictures)
+            files |= {one: (part, label) for one in pictures}
+            if part == "train" and not pictures:
+                raise InputError(f"{folder / name} holds no pictures ({', '.join(PICTURES)}); add some, or remove it")
+    arrays = read_cached(files, root, size)
+    if others:
+        print(f"note: {others} files in {path} are no pictures ({', '.join(PICTURES)}), and are left out")
+    if "x_test" not in arrays:
+        print(f"note: {path} has no test pictures of its own, so a tenth of each class is held out for the test")
+        return arrays, names
+    known = {picture.tobytes() for picture in arrays["x_train"]}
+    double = sum(picture.tobytes() in known for picture in arrays["x_test"])
+    if double:
+        print(f"note: {double} of the {len(arrays['x_test'])} test pictures in {path} are training pictures, too")
+    return arrays, names
+
+
+def visible(folder):
+    """What is in a folder, in the order of its names, but for hidden files such as .DS_Store."""
+    return sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+
+
+def read_cached(files, root, size):
+    """The arrays of {file: (part, label)}: out of Keras's folder where these files were read before, or read now.
+
+    They are known by the SHA-256 of all their contents, so a picture that changed is read again.
+    """
+    with ThreadPoolExecutor() as pool:
+        digests = with_progress(pool.map(file_sha256, files), len(files), "looking for changes")
+        about = [
+            f"{one.relative_to(root)} {part} {label} {digest}"
+            for (one, (part, label)), digest in zip(files.items(), digests, strict=True)
+        ]
+    digest = sha256(np.frombuffer("\n".join([str(size), *about]).encode(), np.uint8))
+    cache = keras_home() / "datasets" / f"folder-{digest[:20]}.npz"
+    with contextlib.suppress(Exception):  # not there, or damaged: what it holds can be read again
+        return read_arrays(cache)
+    pictures, arrays = read_pictures(list(files), size), {}
+    for part in ("train", "test"):
+        rows = [row for row, (its, _) in enumerate(files.values()) if its == part]
+        if rows:
+            labels = np.array([label for _, label in files.values()], np.int64)
+            arrays |= {f"x_{part}": pictures[rows], f"y_{part}": labels[rows]}
+    with contextlib.suppress(RunFailed):  # where nothing can be written, they are read anew each time
+        commit_arrays(cache, **arrays)
+    return arrays
+
+
 def read_npz(path, part, shape, class_names):
     """One part of a .npz, as (images, labels, class names, numbers of training and test images as (n,)).
 
@@ -59,7 +196,7 @@ def read_npz(path, part, shape, class_names):
     Raises InputError, naming what is wrong.
     """
     if not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(f"there is no file {path!r}; give DATA the path of a .npz, or digits")
+        raise InputError(f"there is no file {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
     with (
         reading(f"{path!r} cannot be read as a .npz of plain arrays", "save it anew with numpy.savez"),
         open_zip(path) as file,
@@ -73,6 +210,8 @@ def read_npz(path, part, shape, class_names):
         names = read_array(file, "class_names") if "class_names.npy" in members else np.array(class_names)
         images, labels = read_array(file, f"x_{part}"), read_array(file, f"y_{part}")
 
+    if names.dtype.kind == "S":  # as numpy keeps words that came from HDF5, MATLAB or Python 2
+        names = np.char.decode(names, "utf-8", "replace")
     words = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= 1000 and names.itemsize <= 400
     names = tuple(names.tolist()) if words else ()
     if not names or not all(name and name.isprintable() for name in names) or len(set(names)) < len(names):
