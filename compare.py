@@ -1,7 +1,8 @@
 """Compare finished and evaluated classifiers on the same data: differences, with their uncertainty. Trains nothing.
 
-Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png. Without --runs it
-takes the largest group of runs on the same pictures, and says what it leaves out.
+Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png. Without --runs and
+--data it takes the runs on the pictures that were trained on here last, else the largest group on the same pictures,
+and says what it leaves out.
 """
 
 from util import cli  # isort: split
@@ -16,9 +17,19 @@ from typing import Annotated, NotRequired
 import numpy as np
 import pydantic
 
-from common import METRICS, titled
-from recipes import CHECKPOINTS, IMAGES, PRETRAINED, RunSuffix, completed, differing_settings, name_and_fold, run_name
-from runs import Record
+from common import METRICS, load_data, titled
+from recipes import (
+    CHECKPOINTS,
+    IMAGES,
+    PRETRAINED,
+    FilePath,
+    RunSuffix,
+    completed,
+    differing_settings,
+    name_and_fold,
+    run_name,
+)
+from runs import Record, Run
 from util import plots
 from util.backend import Later
 from util.cli import InputError
@@ -44,8 +55,11 @@ RunNames = Annotated[list[str], pydantic.BeforeValidator(run_words)]
 
 
 class Options(Part):
+    data: FilePath | None = setting(None, "compare runs on these pictures, as a training names them", knob="DATA")
     name: RunSuffix | None = setting(None, "a suffix of the comparison's name", knob="NAME")
-    runs: RunNames | None = setting(None, "runs to compare (unset: the most that are of the same data)", knob="RUNS")
+    runs: RunNames | None = setting(
+        None, "runs to compare (unset: those on the same pictures, the ones trained on here last)", knob="RUNS"
+    )
     baseline: RunNames | None = setting(
         None, "the run to compare with (unset: a classifier's scratch control, else cnn)", knob="BASELINE"
     )
@@ -116,6 +130,12 @@ class Evaluated:
             "SEED": self.settings["seed"],
         }
 
+    @property
+    def trained_here(self):
+        """When the last of its folds was, 0 where none was: published reports come without checkpoints."""
+        files = (Run(self.name, fold).checkpoint for fold in self.folds)
+        return max((file.stat().st_mtime for file in files if file.exists()), default=0)
+
     def predicted(self, fold):
         return np.array(self.folds[fold]["predicted"].split(), int)
 
@@ -128,7 +148,14 @@ class Evaluated:
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     runs, autoencoders, unusable = read_reports()
-    chosen, left_out = require_runs(runs, unusable, options.runs) if options.runs else largest_group(runs, unusable)
+    if options.data:
+        pictures = load_data(options.data).sha256
+        runs = [run for run in runs if run.settings["sha256"] == pictures]
+    chosen, left_out = require_runs(runs, unusable, options.runs) if options.runs else choose_group(runs, unusable)
+    if left_out and not options.runs and any(run.trained_here for run in chosen):
+        print(
+            f"compared are the runs on {chosen[0].data['source']}, trained on here last; RUNS or DATA choose others\n"
+        )
     pairs = find_pairs(chosen, options.baseline)
     if options.runs and not pairs:
         pairs = find_pairs(chosen, [chosen[0].name])
@@ -227,12 +254,24 @@ def require_runs(runs, unusable, names):
     return chosen, {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] in names}
 
 
-def largest_group(runs, unusable):
-    """(The most runs on the same data; of as many, those with the most folds; {name of another run: why not})."""
+def choose_group(runs, unusable):
+    """(Runs on the same data, {name of another run: why not}).
+
+    Of several groups of two and more the one trained here last, then the largest, then that with the most folds.
+    """
     groups = {}
     for run in runs:
         groups.setdefault(tuple(run.same_data.values()), []).append(run)
-    group = max(groups.values(), key=lambda group: (len(group), sum(len(run.folds) for run in group)), default=[])
+    group = max(
+        groups.values(),
+        key=lambda group: (
+            len(group) > 1,
+            max(run.trained_here for run in group),
+            len(group),
+            sum(len(run.folds) for run in group),
+        ),
+        default=[],
+    )
     chosen, left_out = [], {}
     for run in sorted(runs, key=lambda run: run not in group):
         differing = next(filter(None, (difference_of_data(other, run) for other in chosen)), "")

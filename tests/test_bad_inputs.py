@@ -173,7 +173,7 @@ KNOBS = {  # the same in make's words
     "evaluate MODEL=cnn EPOCHS=3": (
         "it does not take EPOCHS; it takes ARCH, DATA, NAME, NOAUG, TARGET, ENCODER, MODEL, BATCH"
     ),
-    "compare DATA=digits": "it does not take DATA; it takes NAME, RUNS, BASELINE",
+    "compare VAL=0.2": "it does not take VAL; it takes DATA, NAME, RUNS, BASELINE",
 }
 COMBINATIONS = {
     "train_ae_classifier --noaug --target original": (

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from conftest import CLASSES, ROOT
 from scipy import stats
 
+import common
 import compare
 import recipes
 from util import plots
@@ -310,6 +312,47 @@ def test_runs_on_other_data_are_left_out_or_when_asked_for_refused(study, change
     assert f"Left out:\n- mod_autoencoder_cls: {sentence}" in found["text"]
     with pytest.raises(InputError, match=f"cnn and mod_autoencoder_cls cannot be compared: {sentence}; leave"):
         run(["--runs", "cnn mod_autoencoder_cls"])
+
+
+def own_runs(*names, **changed):
+    """Reports of runs that were trained here, the last one last."""
+    recipes.CHECKPOINTS.mkdir(exist_ok=True)
+    for age, name in enumerate(reversed(names)):
+        write(name, {1: 0.5}, **changed)
+        checkpoint = recipes.CHECKPOINTS / f"{name}_fold1.keras"
+        checkpoint.touch()
+        os.utime(checkpoint, (1e9 - age, 1e9 - age))
+
+
+def test_runs_trained_here_go_before_more_that_were_published(study, capsys):
+    own_runs("cnn_a", "cnn_b", sha256="own")
+    assert list(run()["runs"]) == ["cnn_a", "cnn_b"]
+    assert capsys.readouterr().out.startswith(
+        "compared are the runs on cifar10.npz, trained on here last; RUNS or DATA "
+    )
+
+
+def test_of_own_runs_those_on_the_pictures_trained_on_last_are_compared(study):
+    own_runs("cnn_a", "cnn_b", "cnn_c", "cnn_d", sha256="own")
+    write("cnn_a", {1: 0.5}, sha256="other")
+    write("cnn_d", {1: 0.5}, sha256="other")
+    assert list(run()["runs"]) == ["cnn_a", "cnn_d"]
+
+
+def test_one_own_run_alone_compares_with_nothing(study, capsys):
+    own_runs("cnn_a", sha256="own")
+    assert list(run()["runs"]) == ["autoencoder_cls_noaug", "autoencoder_cls_scratch", "cnn"]
+    assert "trained on here last" not in capsys.readouterr().out
+
+
+def test_data_names_the_pictures(study):
+    pictures = common.load_data("digits").sha256
+    write("cnn_a", {1: 0.5}, sha256=pictures)
+    write("cnn_b", {1: 0.5}, sha256=pictures)
+    found = run(["DATA=digits"])
+    assert (list(found["runs"]), found["left_out"]) == (["cnn_a", "cnn_b"], {})
+    with pytest.raises(InputError, match=r"no report of a classifier 'cnn' in imgs; there are: cnn_a, cnn_b$"):
+        run(["DATA=digits", "RUNS=cnn cnn_a"])
 
 
 def test_another_split_of_the_same_fold_is_no_same_data(study):

@@ -159,7 +159,7 @@ def test_targets_hand_every_knob_to_their_script(project, target):
     ("target", "knob"),
     [
         *(("cnn", "ENCODER"), ("cnn", "RUNS"), ("ae", "ENCODER"), ("ae_cls", "MODEL"), ("mod_ae_cls", "BASELINE")),
-        *(("test-eval", "EPOCHS"), ("compare", "DATA")),
+        *(("test-eval", "EPOCHS"), ("compare", "VAL")),
     ],
 )
 def test_what_a_script_would_ignore_it_refuses(project, target, knob):

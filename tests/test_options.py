@@ -33,7 +33,7 @@ TAKES = {  # the knobs of each script
     train_autoencoder: {*TRAINING.split(), "NOAUG", "TARGET"},
     train_ae_classifier: {*TRAINING.split(), "NOAUG", "TARGET", "ENCODER"},
     evaluate: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "BATCH"},
-    compare: {"NAME", "RUNS", "BASELINE"},
+    compare: {"DATA", "NAME", "RUNS", "BASELINE"},
 }
 # What the steps of a chain share; ENCODER of a classifier and its evaluation, CONFIG as far as an autoencoder has it.
 SHARED = TAKES[train_ae_classifier] - {"FORCE", "LR", "BATCH", "EPOCHS", "PATIENCE"}
