@@ -362,6 +362,14 @@ def transform_affinely(images, seeds, ranges):
 AUGMENTATIONS = (transform_affinely,)
 
 
+def augment(images, generator, ranges):
+    """Random augmentation by all of AUGMENTATIONS: (batch, 32, 32, 3) 0-255 -> the same shape, float32."""
+    images = ops.cast(images, "float32")
+    for one in AUGMENTATIONS:
+        images = one(images, generator, ranges)
+    return images
+
+
 # --- Networks -------------------------------------------------------------------------------------------------------
 # A builder takes scaled pictures, and the settings of its network if it has any, and returns the output: a chain of
 # layers. `finished_model` is what stands around it.

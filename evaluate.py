@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from common import IMAGE_SHAPE, METRICS, QUALITY, count_trainable, load_data, titled
+from common import IMAGE_SHAPE, METRICS, QUALITY, Ranges, augment, count_trainable, load_data, titled
 from recipes import (
     CHECKPOINTS,
     IMAGES,
@@ -29,7 +29,7 @@ from recipes import (
 )
 from runs import Run
 from util import plots
-from util.backend import Later
+from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
 from util.files import commit_arrays, commit_json, commit_text, file_sha256, require_writable
 from util.hardware import set_up_device
@@ -83,6 +83,8 @@ def main(argv=None):
         data, path = records[trainings[0]]["data"], IMAGES / f"{run_name(part, test.prefix, name=options.name)}.png"
         title = f"Images of each class in a fold ({data['source']})"
         plots.plot_distribution(path, title, data["train_counts"], data["val_counts"], data["class_names"])
+        path = IMAGES / f"{run_name(part.replace('distribution', 'samples'), test.prefix, name=options.name)}.png"
+        plot_samples(path, train, Ranges(**completed(records[trainings[0]]["settings"])["ranges"]))
     print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 
 
@@ -257,6 +259,17 @@ def plot_curves(run, record, labels):
         plots.plot_curve(path, run.title, record["history"], key, label, record["best_epoch"], augmented)
 
 
+def plot_samples(path, train, ranges):
+    """The first training picture of up to twelve classes, and below each what augmentation makes of it, if any."""
+    classes = np.arange(len(train.class_names))[:12]
+    shown = train.images[[np.flatnonzero(train.labels == number)[0] for number in classes]]
+    rows, generator = [shown], keras.random.SeedGenerator(0)
+    if ranges != Ranges():
+        rows += [np.asarray(ops.convert_to_numpy(augment(shown, generator, ranges))) for _ in range(3)]
+    more = ", and below each what augmentation may make of it" if len(rows) > 1 else ""
+    plots.plot_samples(path, f"Training pictures of {train.source}{more}", rows, train.class_names)
+
+
 def write_report(name, test, text, folds, summary, **more):
     """Print the report and write it, and its figures as JSON with the record of each training."""
     path = IMAGES / f"{name}_report.json"
@@ -279,14 +292,18 @@ def checkpoints_of(report):
 
 
 def write_architecture(name, model):
-    lines = [f"{'layer':<18}{'kind':<24}{'output':<18}{'parameters':>12}"]
+    """The layers of a network as a table and as a drawing."""
+    lines, boxes = [f"{'layer':<18}{'kind':<24}{'output':<18}{'parameters':>12}"], []
     for layer in model.layers:
         output = getattr(layer, "output", None)  # several of a layer with states, none of one that is used twice
-        shape = " x ".join(map(str, output.shape[1:])) if hasattr(output, "shape") else ""
-        frozen = "  frozen" if layer.weights and not layer.trainable else ""
-        lines.append(f"{layer.name:<18}{type(layer).__name__:<24}{shape:<18}{layer.count_params():>12,}{frozen}")
-    lines += ["", f"{model.count_params():,} parameters, {count_trainable(model):,} trainable", ""]
-    commit_text(IMAGES / f"{name}_architecture.txt", "\n".join(lines))
+        shape = output.shape[1:] if hasattr(output, "shape") else ()
+        frozen, kind = bool(layer.weights) and not layer.trainable, type(layer).__name__
+        said = f"{layer.name:<18}{kind:<24}{' x '.join(map(str, shape)):<18}{layer.count_params():>12,}"
+        lines.append(f"{said}{'  frozen' if frozen else ''}")
+        boxes.append((kind, shape, frozen))
+    total = f"{model.count_params():,} parameters, {count_trainable(model):,} trainable"
+    commit_text(IMAGES / f"{name}_architecture.txt", "\n".join([*lines, "", total, ""]))
+    plots.plot_architecture(IMAGES / f"{name}_architecture.png", f"{name}: {total}", boxes)
 
 
 if __name__ == "__main__":

@@ -99,11 +99,9 @@ class Augment(layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
 
     def call(self, images, training=False):
-        images = ops.cast(images, "float32")
         if training:
-            for augment in common.AUGMENTATIONS:
-                images = augment(images, self.seed_generator, self.ranges)
-        return images
+            return common.augment(images, self.seed_generator, self.ranges)
+        return ops.cast(images, "float32")
 
     def compute_output_spec(self, images, training=False):
         return keras.KerasTensor(images.shape, "float32")

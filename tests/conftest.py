@@ -74,7 +74,7 @@ def files_of_classifier(name, folds):
 
 
 def files_of_report(name):
-    return {f"{name}_report.txt", f"{name}_report.json", f"{name}_architecture.txt"}
+    return {f"{name}_{what}" for what in ("report.txt", "report.json", "architecture.txt", "architecture.png")}
 
 
 def small_pictures(per_class):

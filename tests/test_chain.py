@@ -32,7 +32,7 @@ def test_an_autoencoder_then_a_classifier_on_it(project, npz):
     typed(project, "ae", *knobs, timeout=200)
     checkpoints, images = files_of_autoencoder("small_autoencoder_noaug")
     assert visible(project / "checkpoints") == checkpoints
-    assert visible(project / "imgs") == images | {"small_distribution.png"}
+    assert visible(project / "imgs") == images | {"small_distribution.png", "small_samples.png"}
     autoencoder = project / "checkpoints/small_autoencoder_noaug.keras"
     before = autoencoder.stat()
 
@@ -42,7 +42,7 @@ def test_an_autoencoder_then_a_classifier_on_it(project, npz):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     more_checkpoints, more_images = files_of_classifier("small_autoencoder_cls_noaug", [1])
     assert visible(project / "checkpoints") == checkpoints | more_checkpoints
-    assert visible(project / "imgs") == images | more_images | {"small_distribution.png"}
+    assert visible(project / "imgs") == images | more_images | {"small_distribution.png", "small_samples.png"}
     records = [json.loads(path.read_text()) for path in sorted((project / "checkpoints").glob("*.json"))]
     assert [record["settings"]["model"] for record in records] == ["autoencoder_cls", "autoencoder"]
     assert records[0]["settings"]["autoencoder_sha256"] == records[1]["checkpoint_sha256"]
@@ -87,7 +87,7 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
     typed(project, "cnn", f"ARCH={arch}", f"EPOCHS={epochs}", "DATA=digits", timeout=600)
     checkpoints, images = files_of_classifier(f"digits_cnn_{arch}", [1])
     assert visible(project / "checkpoints") == checkpoints
-    assert visible(project / "imgs") == images | {f"digits_distribution_{arch}.png"}
+    assert visible(project / "imgs") == images | {f"digits_{plot}_{arch}.png" for plot in ("distribution", "samples")}
     report = json.loads((project / f"imgs/digits_cnn_{arch}_report.json").read_text())
     settings, own = report["folds"]["1"]["record"]["settings"], recipes.RECIPES[f"cnn_{arch}"].settings
     for name in ("split", "val", "optimizer", "learning_rate", "batch_size", "balanced", "schedule", "monitor"):
@@ -103,14 +103,15 @@ def test_the_convolutional_autoencoder_and_the_classifier_on_it_on_digits(projec
     checkpoints, images = files_of_classifier("digits_autoencoder_cls_cae_a", [1])
     autoencoder = "digits_autoencoder_cae_a"
     assert visible(project / "checkpoints") == checkpoints | {f"{autoencoder}.keras", f"{autoencoder}.json"}
-    assert visible(project / "imgs") == images | {"digits_distribution_cae_a.png"}
+    assert visible(project / "imgs") == images | {"digits_distribution_cae_a.png", "digits_samples_cae_a.png"}
     report = json.loads((project / "imgs/digits_autoencoder_cls_cae_a_report.json").read_text())
     assert report["summary"]["accuracy"]["mean"] > 0.8
     trained = json.loads((project / f"checkpoints/{autoencoder}.json").read_text())
     assert (len(trained["history"]["loss"]), trained["parameters"]) == (50, 725_059)
     typed(project, "test-eval", "MODEL=autoencoder", "ARCH=cae", "DATA=digits", "NAME=a", timeout=100)
     assert visible(project / "imgs") == images | files_of_autoencoder(autoencoder)[1] | {
-        "digits_distribution_cae_a.png"
+        "digits_distribution_cae_a.png",
+        "digits_samples_cae_a.png",
     }
 
     record = json.loads((project / "checkpoints/digits_autoencoder_cls_cae_a_fold1.json").read_text())
@@ -154,7 +155,7 @@ def test_demo(project):
         more = files_of_classifier(f"digits_{name}", [1, 2])
         checkpoints, images = checkpoints | more[0], images | more[1]
     assert visible(project / "checkpoints") == checkpoints
-    assert visible(project / "imgs") == images | {"digits_distribution_demo.png"}
+    assert visible(project / "imgs") == images | {"digits_distribution_demo.png", "digits_samples_demo.png"}
     report = json.loads((project / "imgs/digits_cnn_demo_report.json").read_text())
     assert len(report["folds"]) == 2
     assert report["summary"]["accuracy"]["mean"] >= 0.95

@@ -151,7 +151,7 @@ def test_the_files_are_those_of_the_design_and_no_others(inside):
     runs += [files_of_classifier(name, folds) for name, (_, folds) in CLASSIFIERS.items()]
     checkpoints, images = (set().union(*names) for names in zip(*runs, strict=True))
     assert contents("checkpoints").keys() == checkpoints
-    assert contents("imgs").keys() == images | {"pictures_distribution.png"}
+    assert contents("imgs").keys() == images | {"pictures_distribution.png", "pictures_samples.png"}
     assert not [path for path in Path().rglob(".*") if path.suffix != ".lock"]  # such as .….part
 
 

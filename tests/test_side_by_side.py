@@ -90,7 +90,7 @@ def test_evaluations_of_one_run_at_the_same_time_both_end_well(trainings, proces
     assert reports[0] == reports[1]
     checkpoints, images = files_of_classifier("small_cnn", [2])
     found = {path.name for path in (processes.folder / "imgs").iterdir()}
-    assert found == images | {"small_distribution.png"}
+    assert found == images | {"small_distribution.png", "small_samples.png"}
     assert checkpoints < {path.name for path in (processes.folder / "checkpoints").iterdir()}
 
 

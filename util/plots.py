@@ -180,6 +180,62 @@ def plot_reconstructions(title, originals, copies, decibels):
 
 
 @plot
+def plot_samples(title, rows, class_names):
+    """Rows of pictures (classes, height, width, 3), 0-255: a column for each class."""
+    count = len(rows[0])
+    figure, axes = new_figure(len(rows), count, size=(9, 0.9 + 0.8 * len(rows)))
+    for row, pictures in zip(axes.reshape(len(rows), count), rows, strict=True):
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(np.clip(picture / 255, 0, 1))
+            axis.axis("off")
+    for axis, name in zip(axes.flat, class_names, strict=False):
+        axis.set_title(name, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+# What kinds of layers are drawn as: (word in the kind's name, what it is, colour, width).
+LAYERS = (
+    ("Conv", "convolution", BLUE, 1.0),
+    ("Dense", "dense", ORANGE, 1.0),
+    ("Norm", "normalisation", "#999999", 0.35),
+    ("Pool", "pooling", "#009E73", 0.35),
+    ("UpSampling", "upsampling", "#CC79A7", 0.35),
+    ("Dropout", "dropout or noise", "#F0E442", 0.35),
+    ("Noise", "dropout or noise", "#F0E442", 0.35),
+    ("", "other: activation, scaling, shape", "#56B4E9", 0.2),
+)
+
+
+@plot
+def plot_architecture(title, boxes):
+    """Layers as boxes from left to right, (kind, shape of the output, frozen) each: the higher, the more pixels."""
+    figure, axes = new_figure(size=(9, 3.2))
+    left, before = 0.0, None
+    for kind, shape, frozen in boxes:
+        _, label, color, width = next(row for row in LAYERS if row[0] in kind)
+        height = max(0.12, np.sqrt(shape[0] / 32)) if len(shape) == 3 else 0.12
+        axes.bar(
+            left, 2 * height, width, -height, align="edge", color=color, label=label, edgecolor="white", linewidth=0.5
+        )
+        if frozen:
+            axes.bar(
+                left, 2 * height, width, -height, align="edge", fill=False, hatch="////", linewidth=0, label="frozen"
+            )
+        if shape != before:
+            axes.text(
+                left + width / 2, -1.15, " x ".join(map(str, shape)), rotation=90, ha="center", va="top", fontsize=7
+            )
+        left, before = left + width + 0.12, shape
+    axes.set_title(title, fontsize=10)
+    axes.set(xlim=(-0.5, left + 0.5), ylim=(-2.3, 1.1))
+    axes.axis("off")
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+@plot
 def plot_distribution(title, train, val, class_names):
     """Images of each class in the training and validation sets, given as their counts."""
     figure, axes = new_figure(size=(7, 3.6))
