@@ -8,8 +8,9 @@ import skimage.transform
 from PIL import Image
 
 import common
+import evaluate
 import train_cnn
-from recipes import Settings
+from recipes import RECIPES, Settings
 from util import pictures
 from util.cli import InputError
 
@@ -225,3 +226,39 @@ def test_a_network_trains_on_a_folder(folder, tmp_path, monkeypatch):
     record = json.loads((tmp_path / "checkpoints/my-pets_cnn_fold1.json").read_text())
     assert record["data"]["class_names"] == ["cat", "dog"] and record["settings"]["reduced"] == []
     train_cnn.main(["DATA=My pets", "EPOCHS=1", "BATCH=8", "PRECISION=float32"])  # is finished already
+
+
+# --- What is shown of them ---
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the plots are given, in place of the plots."""
+    given = []
+    for name in ("plot_samples", "plot_architecture"):
+        monkeypatch.setattr(evaluate.plots, name, lambda *args: given.append(args))
+    return given
+
+
+def test_samples_are_a_picture_of_each_class_over_what_the_training_would_see(drawn):
+    train = common.load_data("digits")
+    evaluate.plot_samples("a.png", train, common.DIGITS_RANGES)
+    evaluate.plot_samples("a.png", train, common.Ranges())
+    (_, title, rows, names), (_, plain, alone, _) = drawn
+    firsts = [train.images[train.labels.tolist().index(number)] for number in range(10)]
+    assert np.array_equal(rows[0], firsts) and names == tuple("0123456789")
+    assert len(rows) == 4 and all(row.shape == rows[0].shape for row in rows)
+    assert all(5 < np.abs(row - rows[0]).mean() < 80 for row in rows[1:])  # moved, and the same digits still
+    assert np.abs(rows[1] - rows[2]).mean() > 1
+    assert len(alone) == 1 and "augmentation" in title and "augmentation" not in plain
+
+
+def test_a_drawing_has_every_layer_and_marks_the_frozen_ones(drawn, workdir):
+    recipe = RECIPES["autoencoder_cls"]
+    model = common.finished_model(recipe.build, recipe.settings, 10, "a")
+    frozen = common.freeze(model, recipe.frozen_until)
+    evaluate.write_architecture("a", model)
+    ((_, title, boxes),) = drawn
+    assert [kind for kind, *_ in boxes] == [type(layer).__name__ for layer in model.layers]
+    assert [layer.name for layer, box in zip(model.layers, boxes, strict=True) if box[2]] == frozen
+    assert boxes[0][1] == (32, 32, 3) and boxes[-1][1] == (10,) and "1,826,634 trainable" in title
