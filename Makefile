@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare test test-all lint bench clean clean-runs
+.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare report test test-all lint bench clean clean-runs
 
 # --- Knobs, as in `make cnn EPOCHS=5 FOLDS="1 2"` -------------------------------------------------------------------
 
@@ -101,6 +101,8 @@ test-eval: $(ENVIRONMENT)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder
 	exec "$$PYTHON" evaluate.py $(KNOBS)
 compare: $(ENVIRONMENT)  ## Compare evaluated classifiers on the same data: differences with their uncertainty
 	exec "$$PYTHON" compare.py $(KNOBS)
+report: $(ENVIRONMENT)  ## One page of all runs, comparisons and trainings under way: imgs/report.html
+	exec "$$PYTHON" report.py
 
 # The controls that take no autoencoder train none.
 NEEDED := $(if $(and $(filter ENCODER,$(GIVEN)),$(filter scratch random,$(ENCODER))),$(ENVIRONMENT),pretrained)

@@ -451,38 +451,43 @@ def figures_of(run, reduced, autoencoders):
 
 def tables(content):
     """The table of the runs and, where there are comparisons, that of the differences."""
-    rows, differences, reduced = [], [], content["reduced"]
+    rows, reduced = [], content["reduced"]
     for name, run in content["runs"].items():
-        quality = run["autoencoder"]
-        rows.append(
-            {"run": name, "folds": str(len(run["folds"]))}
-            | {title: show(value, 3) for title, value in titled(run, reduced).items()}
-            | {
-                "parameters (trainable)": f"{run['parameters']:,} ({run['trainable_parameters']:,})",
-                "epochs": show(run["epochs"], 0),
-                "minutes a fold": show(run["minutes"], 0),
-                "autoencoder's PSNR, SSIM": quality
-                and f"{quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f}",
-            }
-        )
+        rows.append(run_row(name, run, reduced))
         if run["ensemble"]:
             scores = {title: f"{value:.3f}" for title, value in titled(run["ensemble"], reduced).items()}
             rows.append({"run": "its ensemble", "folds": f"of {len(run['folds'])}", **scores})
-    for row in content["comparisons"]:
-        test, images = row["t_test"], row["bootstrap"]
-        differences.append(
-            {
-                "accuracy, in points": f"{row['run']} - {row['baseline']}",
-                "folds": str(len(row["folds"])),
-                "difference": f"{100 * row['mean']:+.1f}",
-                "95 % over folds": test and between(test),
-                "p": test and show_p(test["p"]),
-                "p (Holm)": test and show_p(test["p_holm"]),
-                "95 % over test images": between(images),
-                "p over images": show_p(images["p"]),
-            }
-        )
+    differences = list(map(difference_row, content["comparisons"]))
     return [markdown_table(one) for one in (rows, differences) if one]
+
+
+def run_row(name, run, reduced):
+    """A run's figures, as figures_of gives them, as {title of a column: word}."""
+    quality = run["autoencoder"]
+    return {
+        "run": name,
+        "folds": str(len(run["folds"])),
+        **{title: show(value, 3) for title, value in titled(run, reduced).items()},
+        "parameters (trainable)": f"{run['parameters']:,} ({run['trainable_parameters']:,})",
+        "epochs": show(run["epochs"], 0),
+        "minutes a fold": show(run["minutes"], 0),
+        "autoencoder's PSNR, SSIM": quality and f"{quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f}",
+    }
+
+
+def difference_row(row):
+    """A comparison of two runs as {title of a column: word}."""
+    test, images = row["t_test"], row["bootstrap"]
+    return {
+        "accuracy, in points": f"{row['run']} - {row['baseline']}",
+        "folds": str(len(row["folds"])),
+        "difference": f"{100 * row['mean']:+.1f}",
+        "95 % over folds": test and between(test),
+        "p": test and show_p(test["p"]),
+        "p (Holm)": test and show_p(test["p_holm"]),
+        "95 % over test images": between(images),
+        "p over images": show_p(images["p"]),
+    }
 
 
 def between(found):

@@ -8,7 +8,7 @@ from pathlib import Path
 from recipes import CHECKPOINTS, autoencoder_name, completed, could_be_of, name_and_fold, require_same_settings
 from util.backend import keras
 from util.cli import InputError
-from util.files import commit, commit_json, file_lock, file_sha256, open_zip, read_arrays, reading, sync
+from util.files import commit, commit_json, file_lock, file_sha256, lock_owner, open_zip, read_arrays, reading, sync
 from util.settings import form, read_config, require_form
 
 
@@ -76,6 +76,10 @@ class Run:
     def state(self):
         return self.path(".state")
 
+    @property
+    def lock_file(self):
+        return self.folder / f".{self.stem}.lock"
+
     def read_record(self):
         """The record of a finished run. Raises InputError where record or checkpoint are damaged or do not match."""
         with reading(
@@ -101,14 +105,8 @@ class Run:
                 raise ValueError("it holds no model, or one without a fixed input")
             return model
 
-    def begun(self, settings):
-        """What the state of an unfinished training with these settings holds, as (note, its groups of arrays), or None.
-
-        Next to a finished file, which stays until a forced training can replace it, a state of other settings is left
-        alone, and the finished file decides; otherwise it raises InputError.
-        """
-        if not self.state.exists():
-            return None
+    def read_state(self):
+        """What the state of an unfinished training holds, as (note, its groups of arrays). Raises InputError."""
         with reading(f"{self.state} is damaged", "FORCE=1 starts this training again"):
             arrays = read_arrays(self.state)
             note = json.loads(arrays["note"].tobytes())
@@ -116,7 +114,18 @@ class Run:
                 [arrays[f"{name}{i}"] for i in range(note.get(name, 0))]
                 for name in ("weights", "best", "optimizer", "draws")
             ]
-            written = self.state.stat().st_mtime_ns
+            return note, groups
+
+    def begun(self, settings):
+        """The state of an unfinished training with these settings, as read_state gives it, or None.
+
+        Next to a finished file, which stays until a forced training can replace it, a state of other settings is left
+        alone, and the finished file decides; otherwise it raises InputError.
+        """
+        if not self.state.exists():
+            return None
+        note, groups = self.read_state()
+        written = self.state.stat().st_mtime_ns
         if self.checkpoint.exists():
             if note["finished"] and written < self.checkpoint.stat().st_mtime_ns:  # killed before it could be removed
                 self.state.unlink()
@@ -142,7 +151,11 @@ class Run:
                 raise InputError(f"{self.title} is being trained by process {owner}; wait for it")
             print(f"{self.title} is being trained by process {owner}; waiting for it", flush=True)
 
-        return file_lock(self.folder / f".{self.stem}.lock", busy)
+        return file_lock(self.lock_file, busy)
+
+    def trained_by(self):
+        """The process that holds this run now, such as '4711 on host', or None."""
+        return lock_owner(self.lock_file)
 
     def finish(self, model, record):
         """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""

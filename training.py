@@ -22,6 +22,7 @@ from util.backend import Later, load
 from util.cli import InputError, RunFailed, raise_what_was_heard
 from util.files import commit_arrays, first_line, require_writable, sha256
 from util.hardware import processor_name, set_up_device, tensorflow_on_processor
+from util.plots import duration
 
 keras = load("keras")
 layers, ops = keras.layers, keras.ops
@@ -330,12 +331,6 @@ class Progress(keras.callbacks.Callback):
 
 def learning_rate(model):
     return float(ops.convert_to_numpy(model.optimizer.learning_rate))
-
-
-def duration(seconds):
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class KeepState(keras.callbacks.Callback):

@@ -137,7 +137,7 @@ def test_help_lists_every_target_and_knob(project):
     text = project.make(python=False).stdout
     assert text == project.make("help", python=False).stdout
     listed = re.findall(r"^  ([\w-]+)", text, re.MULTILINE)
-    documented = {"demo", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
+    documented = {"demo", "report", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
     assert set(listed) == documented | set(KNOBS) | {"FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND", "GPU"}
     assert len(listed) == len(set(listed))
     assert {knob for *_, knob in knobs.declared() if knob} == set(KNOBS)
@@ -193,7 +193,7 @@ def test_wrong_values_are_refused_before_anything_is_trained(project, words, sen
     assert project.refused_by_script(*words.split(maxsplit=1)).startswith(sentence)
 
 
-@pytest.mark.parametrize("target", ["help", "demo", "test", "lint", "bench", "clean", "clean-runs"])
+@pytest.mark.parametrize("target", ["help", "demo", "report", "test", "lint", "bench", "clean", "clean-runs"])
 def test_other_targets_take_no_knobs(project, target):
     for knob in ["LAUNCH", "FOLDS", *KNOBS]:
         assert f"make {target} does not take {knob}" in project.refused(target, f"{knob}=1")

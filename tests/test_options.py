@@ -26,7 +26,7 @@ from util.settings import knob_of, option_of, parse
 
 ENCODERS = typing.get_args(recipes.Encoder)
 SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
-ALL_SCRIPTS = (*SCRIPTS, "compare.py", "bench.py")
+ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "bench.py")
 TRAINING = "ARCH DATA NAME CONFIG FORCE REDUCED KEEP VAL SEED PRECISION LR BATCH EPOCHS PATIENCE"
 TAKES = {  # the knobs of each script
     train_cnn: set(TRAINING.split()),
@@ -405,7 +405,7 @@ def test_answers_without_loading_the_heavy_packages(script, word, status):
         assert word.partition("=")[0] in message
         assert result.stdout == ""
     else:
-        assert script == "bench.py" or "--name" in result.stdout
+        assert script in ("report.py", "bench.py") or "--name" in result.stdout
 
 
 def processor_time(*argv):

@@ -16,6 +16,7 @@ FLOORS = [
     {"runs"},
     {"training"},
     {"train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "bench"},
+    {"report"},
 ]
 
 

@@ -38,7 +38,8 @@ def reading(what, remedy):
     except InputError:
         raise
     except Exception as error:
-        while error.__context__:  # the bottom says what is wrong; Keras passes it on with advice and whole models
+        # The bottom says what is wrong, which Keras passes on with advice and whole models; but of JSON the top does.
+        while error.__context__ and not isinstance(error, json.JSONDecodeError):
             error = error.__context__
         reason = textwrap.shorten(first_line(error).split(". ")[0], 200, placeholder=" ...")
         raise InputError(f"{what} ({reason}): {remedy}") from None
@@ -194,6 +195,19 @@ def file_lock(path, busy=None):
             file.write(f"{os.getpid()} on {socket.gethostname()}\n")
             file.flush()
         yield
+
+
+def lock_owner(path):
+    """Who holds a file_lock now, or None; for an instant it is held here, so that nobody else can."""
+    try:
+        with open(path, errors="replace") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    except OSError:  # no such file, or no locks here
+        pass
+    return None
 
 
 def require_writable(folder):

@@ -25,6 +25,12 @@ def show(value, digits):
     return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
 
 
+def duration(seconds):
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def markdown_table(rows):
     """Rows as {title of the column: word} as a Markdown table that reads well in a terminal too."""
     titles = list(dict.fromkeys(title for row in rows for title in row))
