@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from compare import difference_row, figures_of, finding, read_reports, run_row
-from recipes import CHECKPOINTS, IMAGES, RECIPES, completed, differing_settings, name_and_fold
+from recipes import CHECKPOINTS, IMAGES, RECIPES, completed, differing_settings, name_and_fold, run_name
 from runs import Record, Run, best_epoch
 from util.cli import InputError
 from util.files import reading
@@ -22,8 +22,8 @@ from util.page import curves, embedded, write_page
 from util.plots import duration, show, spread
 from util.settings import Part, form, parse, require_form
 
-PICTURES = ("predictions", "reconstructions")  # photographs, which stay as they are on a dark page
-PLOTS = ("heatmap", "accuracy", "psnr", "loss", *PICTURES)
+PICTURES = ("predictions", "reconstructions", "samples")  # photographs, which stay as they are on a dark page
+PLOTS = ("heatmap", "accuracy", "psnr", "loss", "predictions", "reconstructions", "architecture")
 MINUTE = "%Y-%m-%d %H:%M"
 Note = form(settings=dict, finished=bool, history=list[form(loss=float, val_loss=float, seconds=float)])
 
@@ -36,7 +36,7 @@ def main(argv=None):
     sections |= {report_of(name): (name, {None: record}, headline) for name, record, _, headline in encoders}
     content = {
         "comparisons": each(faults, lambda path: comparison(faults, path), comparison_files()),
-        "tables": tables(runs, autoencoders),
+        "tables": tables(faults, runs, autoencoders),
         "autoencoders": [row for *_, row, _ in encoders],
         "trainings": each(faults, training, under_way()),
         "sections": each(faults, lambda path: details(faults, *sections[path]), sections),
@@ -88,8 +88,8 @@ def comparison(faults, path):
     }
 
 
-def tables(runs, autoencoders):
-    """The classifiers' figures, one table for each set of test pictures: those of others do not compare."""
+def tables(faults, runs, autoencoders):
+    """The classifiers' figures, and what they saw: one table for each set of test pictures, as others do not compare."""
     groups = {}
     for run in runs:
         groups.setdefault(run.data["test_sha256"], []).append(run)
@@ -100,7 +100,8 @@ def tables(runs, autoencoders):
             known = [name for name in reduced if name in run.class_names]
             row = run_row(run.name, figures_of(run, known, autoencoders), known)
             rows.append(row | {"ensemble's accuracy": run.ensemble and f"{run.ensemble['accuracy']:.3f}"})
-        found.append({"data": group[0].data, "rows": rows})
+        seen = [IMAGES / f"{run_name(what, group[0].data['prefix'])}.png" for what in ("samples", "distribution")]
+        found.append({"data": group[0].data, "rows": rows, "plots": each(faults, plot, filter(Path.exists, seen))})
     return found
 
 
