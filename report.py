@@ -89,7 +89,7 @@ def comparison(faults, path):
 
 
 def tables(faults, runs, autoencoders):
-    """The classifiers' figures, and what they saw: one table for each set of test pictures, as others do not compare."""
+    """The classifiers' figures, and what they saw: a table for each set of test pictures, as others do not compare."""
     groups = {}
     for run in runs:
         groups.setdefault(run.data["test_sha256"], []).append(run)

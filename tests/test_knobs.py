@@ -81,6 +81,7 @@ def test_a_knob_of_several_scripts_is_one_thing_in_each():
         if knob:
             several.setdefault(knob, set()).add((kind, name))
     assert {knob: where for knob, where in several.items() if len(where) > 1} == {
+        "DATA": {("Choice", "data"), ("Options", "data")},
         "NAME": {("Choice", "name"), ("Options", "name")},
         "BATCH": {("Settings", "batch_size"), ("Options", "batch_size")},
     }
