@@ -1,12 +1,17 @@
 """Pictures out of files, read with care."""
 
+import glob
 import os
 import pickle
+import shlex
 import tarfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from util.backend import Later
 from util.cli import InputError
 from util.files import array_header, open_zip, read_array, reading
 
@@ -33,6 +38,7 @@ def read_cifar10(archive):
     ]
 
 
+tqdm = Later("tqdm")
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # files of theirs are read, of a gif its first frame
 
 
@@ -50,6 +56,55 @@ def read_picture(path, size):
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         fitted = ImageOps.fit(picture.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(fitted)
+
+
+def pictures_in(folder):
+    """Paths of the pictures in a folder and its folders, in order; hidden ones are left out."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def named_pictures(text):
+    """Paths of the pictures that IMAGE names, each once: files, those in folders, what patterns fit. Raises InputError.
+
+    A text that is a file's name is that file, whatever spaces, quotes or brackets it has.
+    """
+    try:
+        words = [text] if os.path.exists(text) else [os.path.expanduser(word) for word in shlex.split(text)]
+    except ValueError as error:
+        raise InputError(f"IMAGE: {text!r} is no list of names ({error}); quote those that have a space") from None
+    found = {}
+    for word in words:
+        matches = [word] if os.path.exists(word) else sorted(glob.glob(word, recursive=True))
+        inside = [pictures_in(match) if os.path.isdir(match) else [Path(match)] for match in matches]
+        found[word] = [path for paths in inside for path in paths if path.is_file()]
+    missing = [in_words(word) for word, paths in found.items() if not paths]
+    if missing or not found:
+        raise InputError(
+            f"IMAGE: there is no picture {', '.join(missing)}; name files, folders with {', '.join(PICTURES)} in them, "
+            "or patterns such as photos/*.png"
+        )
+    return list(dict.fromkeys(path for paths in found.values() for path in paths))
+
+
+def in_words(path):
+    """A path as a terminal can show it."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
+def read_pictures(paths, size):
+    """(Pictures by read_picture as uint8 (n, *size, 3), the paths of those that cannot be read); a terminal sees a bar.
+
+    So small that a hundred thousand fit into memory, and of the files themselves one is in it at a time.
+    """
+    images, unreadable = np.zeros((len(paths), *size, 3), np.uint8), []
+    for number, path in enumerate(tqdm.tqdm(paths, "reading", leave=False, disable=None, unit=" pictures")):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                images[number] = read_picture(path, size)
+        except Exception:  # a damaged file makes Pillow raise anything
+            unreadable.append(path)
+    return images, unreadable
 
 
 def read_npz(path, part, shape, class_names):
