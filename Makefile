@@ -2,7 +2,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare report test test-all lint bench clean clean-runs
+.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare report predict test test-all lint bench clean \
+  clean-runs
 
 # --- Knobs, as in `make cnn EPOCHS=5 FOLDS="1 2"` -------------------------------------------------------------------
 
@@ -27,7 +28,7 @@ only = $(foreach goal,$(filter-out $2,$(GOALS)),$(foreach knob,$(filter $1,$(GIV
 $(call only,FOLDS,$(FOLDED))
 $(call only,LAUNCH GPU,$(FOLDED) ae)
 $(if $(filter GPU,$(GIVEN)),$(if $(filter 0 1,$(GPU)),,$(error GPU=$(GPU) is neither 1 nor 0)))
-$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare)
+$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare predict)
 
 # Without FOLDS an ARCH is trained on its own split, which has no number.
 FOLD_LIST := $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS)),$(if $(filter ARCH,$(GIVEN)),1,1 2 3 4 5))
@@ -103,6 +104,8 @@ compare: $(ENVIRONMENT)  ## Compare evaluated classifiers on the same data: diff
 	exec "$$PYTHON" compare.py $(KNOBS)
 report: $(ENVIRONMENT)  ## One page of all runs, comparisons and trainings under way: imgs/report.html
 	exec "$$PYTHON" report.py
+predict: $(ENVIRONMENT)  ## Classes of own pictures (MODEL=autoencoder: reconstructions): IMAGE="cat.jpg photos" MODEL=cnn
+	exec "$$PYTHON" predict.py $(KNOBS)
 
 # The controls that take no autoencoder train none.
 NEEDED := $(if $(and $(filter ENCODER,$(GIVEN)),$(filter scratch random,$(ENCODER))),$(ENVIRONMENT),pretrained)

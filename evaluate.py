@@ -8,26 +8,12 @@ from util import cli  # isort: split
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from common import IMAGE_SHAPE, METRICS, QUALITY, Ranges, augment, count_trainable, load_data, titled
-from recipes import (
-    CHECKPOINTS,
-    IMAGES,
-    MODELS,
-    ClassifierChoice,
-    FilePath,
-    completed,
-    differing_settings,
-    make_command,
-    name_and_fold,
-    require_choice,
-    row_name,
-    run_name,
-)
-from runs import Run
+from recipes import IMAGES, FilePath, ModelChoice, chosen_name, completed, require_choice, run_name
+from runs import Run, finished_trainings, no_training, require_one_study
 from util import plots
 from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
@@ -39,8 +25,7 @@ from util.settings import parse, setting
 metrics = Later("sklearn.metrics")
 
 
-class Options(ClassifierChoice):
-    model: Literal[MODELS] = setting(..., "the model to evaluate", knob="MODEL")
+class Options(ModelChoice):
     batch_size: int = setting(500, "images a batch, of an evaluation", knob="BATCH", ge=1, le=2**16)
     model_path: FilePath | None = setting(None, "evaluate this .keras file instead of the run's own")
 
@@ -49,32 +34,27 @@ def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     require_choice(options)
     chosen = options.noaug or options.target != "augmented"
-    if chosen and options.model == "cnn":
-        raise InputError("--noaug and --target choose an autoencoder, and a cnn has none; leave them out")
-    if options.encoder != "frozen" and not options.model.endswith("cls"):
-        raise InputError(
-            f"--encoder chooses among classifiers on an autoencoder, {options.model} is none; leave it out"
-        )
     if options.model_path and (chosen or options.name or options.encoder != "frozen" or options.arch):
         raise InputError(
             "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
         )
-    row = row_name(options.model, options.arch)
     if options.model_path:
         trainings, name = [Run.at(options.model_path)], Path(options.model_path).stem
         train = load_data(options.data)
     else:  # CIFAR-10 is not downloaded before there is something to evaluate
         train = load_data(options.data) if options.data else None
-        of = options.model_dump(include={"noaug", "target", "name", "encoder"})
-        name = run_name(row, train.prefix if train else "", **of)
-        trainings = finished_trainings(name, options)
+        name = chosen_name(options, train.prefix if train else "")
+        trainings = finished_trainings(name)
+        if not trainings:
+            raise no_training(name, options)
         train = train or load_data()
     test = load_data(options.data, "test")
     print(f"{name}: {len(trainings)} finished training{'s'[: len(trainings) > 1]}, {len(test.images):,} test images")
     records = {
         run: None if options.model_path and not run.path(".json").exists() else run.read_record() for run in trainings
     }
-    require_one_study(records, train)
+    require_same_pictures(records, train)
+    require_one_study(records)
     set_up_device()
     evaluate = evaluate_autoencoder if options.model == "autoencoder" else evaluate_classifier
     evaluate(name, records, test, options.batch_size)
@@ -88,50 +68,14 @@ def main(argv=None):
     print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 
 
-def finished_trainings(name, options):
-    """The finished trainings of a run, all folds. Raises InputError, with the command to run, where there is none."""
-    runs = [Run(*name_and_fold(path.stem)) for path in CHECKPOINTS.glob("*.keras")]
-    trainings = sorted((run for run in runs if run.name == name), key=lambda run: run.fold or 0)
-    if not trainings:
-        command = make_command(options.model.replace("autoencoder", "ae"), options)
-        raise InputError(f"there is no finished training of {name} in {CHECKPOINTS}: run `{command}`")
-    return trainings
-
-
-def require_one_study(records, train):
-    """Raise InputError where trainings are of other pictures than `train`, or differ in more than their fold."""
-    known = {run: record for run, record in records.items() if record}
-    for run, record in known.items():
-        if record["data"]["sha256"] != train.sha256:
+def require_same_pictures(records, train):
+    """Raise InputError where a training is of other pictures than `train`."""
+    for run, record in records.items():
+        if record and record["data"]["sha256"] != train.sha256:
             raise InputError(
                 f"{run.checkpoint} was trained on other pictures ({record['data']['source']}) than DATA gives now: "
                 "give the DATA of its training"
             )
-        first, same = next(iter(known.items()))
-        settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (same, record)]
-        differing = differing_settings(*settings, "{} {} and {}")
-        if differing:
-            raise InputError(
-                f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): "
-                "train one of them anew with FORCE=1, or under a NAME of its own"
-            )
-
-
-def predict(run, images, batch_size, shape):
-    """The finished model and its output, (n, *shape) float32. Raises InputError where it gives another shape."""
-    model = run.load_model()
-    shapes = (model.input_shape, model.output_shape)
-    if shapes != ((None, *images.shape[1:]), (None, *shape)):
-        raise InputError(
-            f"{run.checkpoint} maps {shapes[0][1:]} to {shapes[1][1:]}, not {images.shape[1:]} to {shape}: "
-            "choose the MODEL that it is"
-        )
-    outputs = model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
-    if len(outputs) != len(images):
-        raise RunFailed(f"{run.checkpoint} gave {len(outputs)} outputs for {len(images)} pictures; repeat it")
-    if not np.isfinite(outputs).all():
-        raise InputError(f"{run.checkpoint} gives numbers that are not finite: train it again, or give another file")
-    return model, outputs
 
 
 # --- Classifiers ----------------------------------------------------------------------------------------------------
@@ -147,7 +91,8 @@ def evaluate_classifier(name, records, test, batch_size):
         )
     folds, text, every, models = {}, [], [], []
     for run, record in records.items():
-        model, probabilities = predict(run, test.images, batch_size, (len(test.class_names),))
+        model = run.load_model(IMAGE_SHAPE, (len(test.class_names),))
+        probabilities = run.predict(model, test.images, batch_size)
         # Each probability is rounded: in float16 or bfloat16 their sum may be off by half a percent.
         rounding = 1e-3 if str(model.outputs[0].dtype) == "float32" else 2e-2
         if not np.allclose(probabilities.sum(axis=1), 1, atol=rounding) or probabilities.min() < 0:
@@ -228,7 +173,8 @@ def words(numbers):
 def evaluate_autoencoder(name, records, test, batch_size):
     """QUALITY over all test images, curves, and originals over their reconstructions."""
     (run, record), *_ = records.items()
-    model, copies = predict(run, test.images, batch_size, IMAGE_SHAPE)
+    model = run.load_model(IMAGE_SHAPE, IMAGE_SHAPE)
+    copies = run.predict(model, test.images, batch_size)
     originals = test.images.astype(np.float32) / 255
     parts = np.array_split(np.arange(len(originals)), -(-len(originals) // 500))  # some hundred megabytes each
     quality = {
@@ -243,7 +189,7 @@ def evaluate_autoencoder(name, records, test, batch_size):
     plot_curves(run, record, {"loss": f"loss ({loss})", "psnr": "PSNR (dB)"})
     title = f"{name}: test images over their reconstructions, from the worst PSNR to the best"
     path = IMAGES / f"{name}_reconstructions.png"
-    plots.plot_reconstructions(path, title, originals, copies, next(iter(quality.values())))
+    plots.plot_reconstructions(path, title, originals, copies, quality["PSNR (dB)"], quality["SSIM"])
     write_architecture(name, model)
 
 

@@ -86,6 +86,12 @@ class ClassifierChoice(AutoencoderChoice):
     )
 
 
+class ModelChoice(ClassifierChoice):
+    """What chooses a run of any model, for the scripts that use what is trained."""
+
+    model: Literal[MODELS] = setting(..., "the model to evaluate, predict with or export", knob="MODEL")
+
+
 class Training(Part):
     """What every script that trains may be told besides."""
 
@@ -336,7 +342,7 @@ def row_name(model, arch=None):
 def require_choice(choice):
     """Raise InputError where a run is chosen by what does not go together."""
     noaug, target = getattr(choice, "noaug", False), getattr(choice, "target", "augmented")
-    encoder = getattr(choice, "encoder", "frozen")
+    encoder, model = getattr(choice, "encoder", "frozen"), getattr(choice, "model", None)
     chosen = noaug or target != "augmented"
     if noaug and target != "augmented":
         raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
@@ -344,6 +350,12 @@ def require_choice(choice):
         raise InputError(
             f"--encoder {encoder} takes no autoencoder, so --noaug and --target have none to choose; leave them out"
         )
+    if chosen and model == "cnn":
+        raise InputError("--noaug and --target choose an autoencoder, and a cnn has none; leave them out")
+    if encoder != "frozen" and model and not model.endswith("cls"):
+        raise InputError(f"--encoder chooses among classifiers on an autoencoder, {model} is none; leave it out")
+    if model:
+        row_name(model, choice.arch)
     autoencoder = RECIPES.get(f"autoencoder_{choice.arch}")
     if autoencoder and autoencoder.settings.ranges == PLAIN and chosen:
         raise InputError(
@@ -430,6 +442,12 @@ def run_name(model, prefix="", noaug=False, target="augmented", name=None, encod
     chosen = encoder if encoder != "frozen" else None
     parts = [prefix, model, chosen, noaug and "noaug", target == "original" and "original", name]
     return "_".join(part for part in parts if part)
+
+
+def chosen_name(choice, prefix):
+    """The run that a ModelChoice chooses among those on data with this prefix."""
+    more = choice.model_dump(include={"noaug", "target", "name", "encoder"})
+    return run_name(row_name(choice.model, choice.arch), prefix, **more)
 
 
 def name_and_fold(stem):

@@ -5,9 +5,22 @@ import hashlib
 import json
 from pathlib import Path
 
-from recipes import CHECKPOINTS, autoencoder_name, completed, could_be_of, name_and_fold, require_same_settings
+import numpy as np
+
+from common import data_prefix
+from recipes import (
+    CHECKPOINTS,
+    autoencoder_name,
+    chosen_name,
+    completed,
+    could_be_of,
+    differing_settings,
+    make_command,
+    name_and_fold,
+    require_same_settings,
+)
 from util.backend import keras
-from util.cli import InputError
+from util.cli import InputError, RunFailed
 from util.files import commit, commit_json, file_lock, file_sha256, lock_owner, open_zip, read_arrays, reading, sync
 from util.settings import form, read_config, require_form
 
@@ -94,8 +107,11 @@ class Run:
                 raise ValueError("the checkpoint is not the one of the record")
         return record
 
-    def load_model(self):
-        """The finished model; nothing but Keras's own layers is made of it. Raises InputError where it cannot be."""
+    def load_model(self, taken=None, given=None):
+        """The finished model; nothing but Keras's own layers is made of it. Raises InputError where it cannot be.
+
+        Also where it does not map pictures of shape `taken` to outputs of shape `given`.
+        """
         with (
             reading(f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"),
             open_zip(self.checkpoint),
@@ -103,7 +119,24 @@ class Run:
             model = keras.saving.load_model(self.checkpoint, compile=False)
             if not getattr(model, "inputs", None):
                 raise ValueError("it holds no model, or one without a fixed input")
-            return model
+        shapes = (model.input_shape, model.output_shape)
+        if taken and shapes != ((None, *taken), (None, *given)):
+            raise InputError(
+                f"{self.checkpoint} maps {shapes[0][1:]} to {shapes[1][1:]}, not {taken} to {given}: "
+                "choose the MODEL that it is"
+            )
+        return model
+
+    def predict(self, model, images, batch_size=500):
+        """The output of the finished model, (n, ...) float32. Raises InputError where it is not finite."""
+        outputs = model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
+        if len(outputs) != len(images):
+            raise RunFailed(f"{self.checkpoint} gave {len(outputs)} outputs for {len(images)} pictures; repeat it")
+        if not np.isfinite(outputs).all():
+            raise InputError(
+                f"{self.checkpoint} gives numbers that are not finite: train it again, or give another file"
+            )
+        return outputs
 
     def read_state(self):
         """What the state of an unfinished training holds, as (note, its groups of arrays). Raises InputError."""
@@ -186,3 +219,48 @@ def find_autoencoder(choice, fold):
             if same_images and could_be_of(record, config):
                 return run, record
     return None
+
+
+# --- The finished trainings of a run ----------------------------------------------------------------------------------
+
+
+def finished_trainings(name):
+    """The finished trainings of a run, all folds."""
+    runs = [Run(*name_and_fold(path.stem)) for path in CHECKPOINTS.glob("*.keras")]
+    return sorted((run for run in runs if run.name == name), key=lambda run: run.fold or 0)
+
+
+def no_training(name, choice):
+    """The error that a run has no finished training, with the command that makes some."""
+    command = make_command(choice.model.replace("autoencoder", "ae"), choice)
+    return InputError(f"there is no finished training of {name} in {CHECKPOINTS}: run `{command}`")
+
+
+def finished_run(choice):
+    """(name, {training: record}) of the run that a ModelChoice chooses, folds of one study, without reading its DATA.
+
+    Raises InputError where there is none.
+    """
+    name, source = chosen_name(choice, data_prefix(choice.data) if choice.data else ""), None
+    trainings = finished_trainings(name)
+    if choice.data and not trainings:  # a .npz of CIFAR-10 has no prefix; its record names it
+        source, trainings = Path(choice.data).name, finished_trainings(chosen_name(choice, ""))
+    records = {run: run.read_record() for run in trainings}
+    records = {run: record for run, record in records.items() if source in (None, record["data"]["source"])}
+    if not records:
+        raise no_training(name, choice)
+    require_one_study(records)
+    return next(iter(records)).name, records
+
+
+def require_one_study(records):
+    """Raise InputError where trainings, as {training: record or None}, differ in more than their fold."""
+    known = [(run, record) for run, record in records.items() if record]
+    for run, record in known[1:]:
+        settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (known[0][1], record)]
+        differing = differing_settings(*settings, "{} {} and {}")
+        if differing:
+            raise InputError(
+                f"{known[0][0].checkpoint} and {run.checkpoint} are no folds of one study ({differing}): "
+                "train one of them anew with FORCE=1, or under a NAME of its own"
+            )

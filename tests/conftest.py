@@ -1,5 +1,8 @@
 """What the tests share: the project on the import path, a small data set, a directory to work in, files to expect."""
 
+import contextlib
+import dataclasses
+import importlib
 import os
 import shutil
 import subprocess
@@ -15,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import recipes  # noqa: E402 (needs the path above)
 from util import cli, hardware  # noqa: E402
+from util.backend import layers  # noqa: E402
 from util.settings import parse  # noqa: E402
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -94,6 +98,39 @@ def npz(tmp_path_factory):
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     np.savez(path, **arrays, class_names=np.array(CLASSES))
     return path
+
+
+def tiny_classifier(x, classes):
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=8, name="conv")(x))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.Flatten(name="flatten")(x))
+
+
+def tiny_autoencoder(x, classes=None):
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, padding="same", name="conv")(x))
+    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
+
+
+@pytest.fixture(scope="module")
+def tiny_recipes():
+    """Small models under the real ones' names: here it is the files that matter."""
+    builders = {"cnn": tiny_classifier, "autoencoder": tiny_autoencoder}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, build in builders.items():
+            row = recipes.RECIPES[name]
+            settings = row.settings.model_copy(update={"epochs": 1})
+            patch.setitem(recipes.RECIPES, name, dataclasses.replace(row, build=build, settings=settings))
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_study(npz, tiny_recipes, tmp_path_factory):
+    """A folder with two finished folds of a small CNN and a small autoencoder of the data set small.npz."""
+    folder = tmp_path_factory.mktemp("study")
+    with contextlib.chdir(folder):
+        shutil.copy(npz, "small.npz")
+        for script, *words in (("train_cnn",), ("train_cnn", "--fold", "2"), ("train_autoencoder", "--noaug")):
+            importlib.import_module(script).main(["--data", "small.npz", *words])
+    return folder
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 Then damage at many places of every kind of file, and what is extreme but legal.
 """
 
-import dataclasses
 import functools
 import importlib
 import json
@@ -23,7 +22,6 @@ from conftest import CLASSES, copy_project, make
 from keras import layers
 
 import common
-import recipes
 from runs import Run
 from util import backend, cli, files, knobs
 from util.cli import InputError
@@ -138,6 +136,9 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options" wh
     "evaluate --model cnn --model-path ''": f"argument --model-path: {NO_PATH}",
     "evaluate --model cnn --model-path '\033[2Ja'": rf"argument --model-path: '\x1b[2Ja' {UNPRINTABLE}",
     "evaluate --model cnn --epochs 3": "unrecognized arguments: --epochs",
+    "predict --model cnn": "the following arguments are required: --image",
+    "predict --model cnn --image ''": f"argument --image: {NO_PATH}",
+    "predict --model cnn --image a.png --out 'a\nb.csv'": rf"argument --out: 'a\nb.csv' {UNPRINTABLE}",
 }
 KNOBS = {  # the same in make's words
     "train_cnn EPOCHS=0": f"EPOCHS: '0' {WHOLE}",
@@ -159,6 +160,8 @@ KNOBS = {  # the same in make's words
     "train_cnn CONFIG=none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
     "train_autoencoder CONFIG=": f"CONFIG: {NO_PATH}",
     "evaluate MODEL=vgg": f"MODEL: 'vgg' {MODEL}",
+    "predict MODEL=cnn IMAGE=": f"IMAGE: {NO_PATH}",
+    "predict MODEL=cnn IMAGE=a.png OUT=": f"OUT: {NO_PATH}",
     "compare RUNS=../up": f"RUNS: '../up' {RUN_NAMES}",
     "compare BASELINE=": f"BASELINE: '' {RUN_NAMES}",
     "train_cnn FORCE=yes": "FORCE=yes is neither 1 nor 0",
@@ -194,6 +197,9 @@ COMBINATIONS = {
     ),
     "evaluate --model autoencoder_cls --encoder random --target original": (
         "--encoder random takes no autoencoder, so --noaug and --target have none to choose; leave them out"
+    ),
+    "predict --model autoencoder --image a.png --encoder tuned": (
+        "--encoder chooses among classifiers on an autoencoder, autoencoder is none; leave it out"
     ),
     "evaluate --model cnn --encoder scratch": (
         "--encoder chooses among classifiers on an autoencoder, cnn is none; leave it out"
@@ -232,7 +238,7 @@ def names_in(rows):
 
 def test_every_option_is_among_them_and_none_more_than_three_times(monkeypatch, capsys):
     known = set()
-    for script in ("train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare"):
+    for script in ("train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict"):
         assert call(f"{script} --help") == 0
         known |= set(re.findall(r"^  --([\w-]+)", capsys.readouterr().out, re.MULTILINE))
     refused = [name.lower() for name in names_in(OPTIONS)]  # ARCH and CONFIG are called by their knobs
@@ -245,28 +251,6 @@ def test_every_knob_is_among_them():
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------
-
-
-def tiny_classifier(x, classes):
-    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=8, name="conv")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.Flatten(name="flatten")(x))
-
-
-def tiny_autoencoder(x, classes=None):
-    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, padding="same", name="conv")(x))
-    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
-
-
-@pytest.fixture(scope="module")
-def tiny_recipes():
-    """Small models under the real ones' names: here it is the files that matter."""
-    builders = {"cnn": tiny_classifier, "autoencoder": tiny_autoencoder}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, build in builders.items():
-            row = recipes.RECIPES[name]
-            settings = row.settings.model_copy(update={"epochs": 1})
-            patch.setitem(recipes.RECIPES, name, dataclasses.replace(row, build=build, settings=settings))
-        yield
 
 
 @pytest.fixture(scope="module")

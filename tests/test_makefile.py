@@ -22,6 +22,7 @@ SCRIPTS = {
     "mod_ae_cls": "train_ae_classifier.py",
     "test-eval": "evaluate.py",
     "compare": "compare.py",
+    "predict": "predict.py",
 }
 
 # In place of a Python with the packages: logs its arguments when it starts and when it is done. Where TOGETHER is set,
@@ -159,12 +160,13 @@ def test_targets_hand_every_knob_to_their_script(project, target):
     ("target", "knob"),
     [
         *(("cnn", "ENCODER"), ("cnn", "RUNS"), ("ae", "ENCODER"), ("ae_cls", "MODEL"), ("mod_ae_cls", "BASELINE")),
-        *(("test-eval", "EPOCHS"), ("compare", "VAL")),
+        *(("test-eval", "EPOCHS"), ("compare", "VAL"), ("predict", "BATCH")),
     ],
 )
 def test_what_a_script_would_ignore_it_refuses(project, target, knob):
     script = SCRIPTS[target]
-    sentence = project.refused_by_script(target, f"{knob}=1", *(["MODEL=cnn"] if target == "test-eval" else []))
+    required = {"test-eval": ["MODEL=cnn"], "predict": ["MODEL=cnn", "IMAGE=a.png"]}
+    sentence = project.refused_by_script(target, f"{knob}=1", *required.get(target, []))
     known = re.fullmatch(rf"{script}: it does not take {knob}; it takes ([A-Z, ]+)", sentence)[1]
     (takes,) = (names for module, names in TAKES.items() if f"{module.__name__}.py" == script)
     assert set(known.split(", ")) == takes
@@ -200,12 +202,12 @@ def test_other_targets_take_no_knobs(project, target):
     assert "make clean does not take EPOCHS" in project.refused("cnn", "clean", "EPOCHS=1")
 
 
-@pytest.mark.parametrize("target", ["ae", "test-eval", "compare"])
+@pytest.mark.parametrize("target", ["ae", "test-eval", "compare", "predict"])
 def test_folds_are_of_classifiers(project, target):
     assert f"make {target} does not take FOLDS" in project.refused(target, "FOLDS=1")
 
 
-@pytest.mark.parametrize("target", ["test-eval", "compare"])
+@pytest.mark.parametrize("target", ["test-eval", "compare", "predict"])
 def test_launch_is_of_trainings(project, target):
     assert f"make {target} does not take LAUNCH" in project.refused(target, "LAUNCH=srun")
 
@@ -313,6 +315,13 @@ def test_test_eval(project):
     given = ["BATCH=64", "MODEL=mod_autoencoder_cls", "TARGET=original"]
     project.make("test-eval", *given)
     assert project.calls() == [["evaluate.py", *given]]
+
+
+def test_predict(project):
+    (project.folder / "a.png").touch()
+    given = ["IMAGE=*.png 'my cat [1].jpg' a$b.png", "MODEL=cnn", "NAME=a", "OUT=my table.csv"]
+    project.make("predict", *given)
+    assert project.calls() == [["predict.py", *given]]  # its patterns are the script's, not the shell's
 
 
 HOSTILE = [

@@ -15,6 +15,7 @@ from conftest import ROOT, Everything
 import common
 import compare
 import evaluate
+import predict
 import recipes
 import train_ae_classifier
 import train_autoencoder
@@ -26,7 +27,7 @@ from util.settings import knob_of, option_of, parse
 
 ENCODERS = typing.get_args(recipes.Encoder)
 SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
-ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "bench.py")
+ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "predict.py", "bench.py")
 TRAINING = "ARCH DATA NAME CONFIG FORCE REDUCED KEEP VAL SEED PRECISION LR BATCH EPOCHS PATIENCE"
 TAKES = {  # the knobs of each script
     train_cnn: set(TRAINING.split()),
@@ -34,7 +35,9 @@ TAKES = {  # the knobs of each script
     train_ae_classifier: {*TRAINING.split(), "NOAUG", "TARGET", "ENCODER"},
     evaluate: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "BATCH"},
     compare: {"DATA", "NAME", "RUNS", "BASELINE"},
+    predict: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "IMAGE", "OUT"},
 }
+REQUIRED = {"evaluate.py": ["--model=cnn"], "predict.py": ["--model=cnn", "--image=a.png"]}
 # What the steps of a chain share; ENCODER of a classifier and its evaluation, CONFIG as far as an autoencoder has it.
 SHARED = TAKES[train_ae_classifier] - {"FORCE", "LR", "BATCH", "EPOCHS", "PATIENCE"}
 
@@ -247,17 +250,16 @@ def test_what_a_script_does_not_take_is_refused_by_name(script, workdir):
 def test_of_what_a_chain_shares_each_script_takes_its_part(script):
     settings = {train_cnn: Settings, train_autoencoder: recipes.AutoencoderSettings}.get(script, Settings)
     words = [f"{knob}={value}" for knob, value in WORDS.items()]
-    more = ["--model=cnn"] if script is evaluate else []
-    found = parse(
-        "a step", script.Options, None if script in (evaluate, compare) else settings, [*more, *words, "--shared"]
-    )
+    more = REQUIRED.get(f"{script.__name__}.py", [])
+    trains = script not in (evaluate, compare, predict)
+    found = parse("a step", script.Options, settings if trains else None, [*more, *words, "--shared"])
     choice, typed = found if isinstance(found, tuple) else (found, {})
     given = {name for name in choice.model_fields_set if knob_of(type(choice).model_fields[name])} | typed.keys()
     knobs = {name: knob_of(field) for name, field in (Settings.model_fields | type(choice).model_fields).items()}
     expected = TAKES[script] & SHARED
     if script is compare:
         expected = set()  # its NAME is not a run's
-    assert {knobs[name] for name in given} - {"MODEL"} == expected
+    assert {knobs[name] for name in given} - {"MODEL", "IMAGE"} == expected
 
 
 def test_shared_words_are_still_refused_where_they_are_wrong(arguments):
@@ -315,6 +317,7 @@ def test_an_arch_makes_another_model_and_has_to_be_one_of_its_own():
         (train_ae_classifier, ["--check"], "autoencoder_cls"),
         (train_ae_classifier, ["--modified"], "mod_autoencoder_cls"),
         (evaluate, ["MODEL=cnn"], "cnn"),
+        (predict, ["MODEL=cnn", "IMAGE=a.png"], "cnn"),
     ],
 )
 @pytest.mark.parametrize("arch", ["resnet", "two\nlines", "../a"])
@@ -392,8 +395,7 @@ def python(*argv, **more):
 @pytest.mark.parametrize("script", ALL_SCRIPTS)
 @pytest.mark.parametrize(("word", "status"), [("--help", 0), ("--nouag", 2), ("NOUAG=1", 2)])
 def test_answers_without_loading_the_heavy_packages(script, word, status):
-    required = ["--model", "cnn"] if script == "evaluate.py" else []
-    result = python("-X", "importtime", script, *required, word)
+    result = python("-X", "importtime", script, *REQUIRED.get(script, []), word)
     assert result.returncode == status
     imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines() if "|" in line}
     assert imported >= {"util.settings", "recipes", "common"}

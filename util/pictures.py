@@ -2,9 +2,12 @@
 
 import contextlib
 import functools
+import glob
 import os
 import pickle
+import shlex
 import tarfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +77,7 @@ def read_cifar10(archive):
     ]
 
 
+tqdm = Later("tqdm")
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # files of theirs are read, of a gif its first frame
 
 
@@ -93,8 +97,42 @@ def read_picture(path, size):
     return np.asarray(fitted)
 
 
+def pictures_in(folder):
+    """Paths of the pictures in a folder and its folders, in order; hidden ones are left out."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def named_pictures(text):
+    """Paths of the pictures that IMAGE names, each once: files, those in folders, what patterns fit. Raises InputError.
+
+    A text that is a file's name is that file, whatever spaces, quotes or brackets it has.
+    """
+    try:
+        words = [text] if os.path.exists(text) else [os.path.expanduser(word) for word in shlex.split(text)]
+    except ValueError as error:
+        raise InputError(f"IMAGE: {text!r} is no list of names ({error}); quote those that have a space") from None
+    found = {}
+    for word in words:
+        matches = [word] if os.path.exists(word) else sorted(glob.glob(word, recursive=True))
+        inside = [pictures_in(match) if os.path.isdir(match) else [Path(match)] for match in matches]
+        found[word] = [path for paths in inside for path in paths if path.is_file()]
+    missing = [in_words(word) for word, paths in found.items() if not paths]
+    if missing or not found:
+        raise InputError(
+            f"IMAGE: there is no picture {', '.join(missing)}; name files, folders with {', '.join(PICTURES)} in them, "
+            "or patterns such as photos/*.png"
+        )
+    return list(dict.fromkeys(path for paths in found.values() for path in paths))
+
+
+def in_words(path):
+    """A path as a terminal can show it."""
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
 def read_pictures(paths, size):
-    """Pictures as uint8 (n, height, width, 3), read side by side. Raises InputError, naming all that cannot be read."""
+    """Pictures as uint8 (n, *size, 3), read side by side. Raises InputError, naming all that cannot be read."""
 
     def read(path):
         try:
@@ -102,13 +140,17 @@ def read_pictures(paths, size):
         except Exception as error:  # a damaged file makes Pillow raise anything
             return error
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
         found = list(with_progress(pool.map(read, paths), len(paths), "reading pictures"))
-    bad = [f"{path} ({first_line(one)})" for path, one in zip(paths, found, strict=True) if isinstance(one, Exception)]
+    bad = [
+        f"{in_words(path)} ({first_line(one)})"
+        for path, one in zip(paths, found, strict=True)
+        if isinstance(one, Exception)
+    ]
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(paths)} pictures cannot be read; mend or remove {'it' if len(bad) == 1 else 'them'}: "
-            + ", ".join(bad)
+            f"{len(bad)} of {len(paths):,} pictures cannot be read; mend or remove "
+            f"{'it' if len(bad) == 1 else 'them'}: {', '.join(bad)}"
         )
     return np.stack(found)
 

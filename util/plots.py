@@ -143,6 +143,11 @@ def plot_confusion(title, counts, class_names):
     return figure
 
 
+def show_picture(axis, image, said, color="black"):
+    axis.imshow(image)
+    axis.set_title(said, fontsize=8, color=color)
+
+
 @plot
 def plot_predictions(title, images, labels, probabilities, class_names):
     """Example images with predicted class and probability: the surest right, the least sure, the surest wrong."""
@@ -160,27 +165,41 @@ def plot_predictions(title, images, labels, probabilities, class_names):
         for axis in row:
             axis.axis("off")
         for axis, index in zip(row, members, strict=False):
-            axis.imshow(images[index])
             said = f"{class_names[predicted[index]]} ({sure[index]:.2f})"
             truth = "" if right[index] else f"\nis {class_names[labels[index]]}"
-            axis.set_title(said + truth, fontsize=8, color="black" if right[index] else ORANGE)
+            show_picture(axis, images[index], said + truth, "black" if right[index] else ORANGE)
         row[0].text(-0.15, 0.5, group, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
 @plot
-def plot_reconstructions(title, originals, copies, decibels):
-    """Originals over their reconstructions: twelve images from the worst PSNR to the best, evenly spaced."""
-    order = np.argsort(decibels)
-    chosen = order[np.linspace(0, len(order) - 1, 12).round().astype(int)]
-    figure, axes = new_figure(2, len(chosen), size=(9, 2.2))
+def plot_pictures(title, images, words):
+    """Each image under its words, eight a row."""
+    rows = -(-len(images) // 8)
+    figure, axes = new_figure(rows, 8, size=(9, 0.5 + 1.3 * rows))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, said in zip(axes.flat, images, words, strict=False):
+        show_picture(axis, image, said)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+@plot
+def plot_reconstructions(title, originals, copies, decibels, similarities):
+    """Originals over their reconstructions: at most twelve, from the worst PSNR to the best, evenly spaced."""
+    order, columns = np.argsort(decibels), 12
+    chosen = order[np.linspace(0, len(order) - 1, min(columns, len(order))).round().astype(int)]
+    figure, axes = new_figure(2, columns, size=(9, 2.3))
+    for axis in axes.flat:
+        axis.axis("off")
     for column, index in enumerate(chosen):
         for row, image in enumerate((originals[index], copies[index])):
             axes[row, column].imshow(np.clip(image, 0, 1))
-            axes[row, column].axis("off")
         place = {"transform": axes[1, column].transAxes, "ha": "center", "va": "top"}
-        axes[1, column].text(0.5, -0.08, f"{decibels[index]:.1f} dB", fontsize=8, **place)
+        said = f"{decibels[index]:.1f} dB\nSSIM {similarities[index]:.2f}"
+        axes[1, column].text(0.5, -0.08, said, fontsize=8, **place)
     figure.suptitle(title, fontsize=10)
     return figure
 
