@@ -2,8 +2,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare report predict test test-all lint bench clean \
-  clean-runs
+.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare report predict export test test-all lint bench \
+  clean clean-runs
 
 # --- Knobs, as in `make cnn EPOCHS=5 FOLDS="1 2"` -------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ only = $(foreach goal,$(filter-out $2,$(GOALS)),$(foreach knob,$(filter $1,$(GIV
 $(call only,FOLDS,$(FOLDED))
 $(call only,LAUNCH GPU,$(FOLDED) ae)
 $(if $(filter GPU,$(GIVEN)),$(if $(filter 0 1,$(GPU)),,$(error GPU=$(GPU) is neither 1 nor 0)))
-$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare predict)
+$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare predict export)
 
 # Without FOLDS an ARCH is trained on its own split, which has no number.
 FOLD_LIST := $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS)),$(if $(filter ARCH,$(GIVEN)),1,1 2 3 4 5))
@@ -106,6 +106,8 @@ report: $(ENVIRONMENT)  ## One page of all runs, comparisons and trainings under
 	exec "$$PYTHON" report.py
 predict: $(ENVIRONMENT)  ## Classes of own pictures (MODEL=autoencoder: reconstructions): IMAGE="cat.jpg photos" MODEL=cnn
 	exec "$$PYTHON" predict.py $(KNOBS)
+export: $(ENVIRONMENT)  ## Finished models in another format, checked: MODEL=cnn FORMAT=onnx (or tf_saved_model, litert)
+	exec "$$PYTHON" export.py $(KNOBS)
 
 # The controls that take no autoencoder train none.
 NEEDED := $(if $(and $(filter ENCODER,$(GIVEN)),$(filter scratch random,$(ENCODER))),$(ENVIRONMENT),pretrained)
@@ -147,9 +149,9 @@ bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: fi
 	"$$PYTHON" bench.py
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
-	rm -f checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo* imgs/.digits_*_demo*
+	rm -rf checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo* imgs/.digits_*_demo*
 clean-runs: clean  ## Delete all other runs in checkpoints/ as well
-	find checkpoints -type f ! -name .gitkeep -delete
+	find checkpoints -mindepth 1 ! -name .gitkeep -delete
 
 help:
 	@echo 'Targets:'

@@ -136,6 +136,7 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options" wh
     "evaluate --model cnn --model-path ''": f"argument --model-path: {NO_PATH}",
     "evaluate --model cnn --model-path '\033[2Ja'": rf"argument --model-path: '\x1b[2Ja' {UNPRINTABLE}",
     "evaluate --model cnn --epochs 3": "unrecognized arguments: --epochs",
+    "export --model cnn --format tar": "argument --format: 'tar' is not tf_saved_model or onnx or litert",
     "predict --model cnn": "the following arguments are required: --image",
     "predict --model cnn --image ''": f"argument --image: {NO_PATH}",
     "predict --model cnn --image a.png --out 'a\nb.csv'": rf"argument --out: 'a\nb.csv' {UNPRINTABLE}",
@@ -160,6 +161,7 @@ KNOBS = {  # the same in make's words
     "train_cnn CONFIG=none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
     "train_autoencoder CONFIG=": f"CONFIG: {NO_PATH}",
     "evaluate MODEL=vgg": f"MODEL: 'vgg' {MODEL}",
+    "export MODEL=cnn FORMAT=ONNX": "FORMAT: 'ONNX' is not tf_saved_model or onnx or litert",
     "predict MODEL=cnn IMAGE=": f"IMAGE: {NO_PATH}",
     "predict MODEL=cnn IMAGE=a.png OUT=": f"OUT: {NO_PATH}",
     "compare RUNS=../up": f"RUNS: '../up' {RUN_NAMES}",
@@ -238,7 +240,7 @@ def names_in(rows):
 
 def test_every_option_is_among_them_and_none_more_than_three_times(monkeypatch, capsys):
     known = set()
-    for script in ("train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict"):
+    for script in ("train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict", "export"):
         assert call(f"{script} --help") == 0
         known |= set(re.findall(r"^  --([\w-]+)", capsys.readouterr().out, re.MULTILINE))
     refused = [name.lower() for name in names_in(OPTIONS)]  # ARCH and CONFIG are called by their knobs

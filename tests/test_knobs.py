@@ -11,6 +11,7 @@ import bench
 import common
 import compare
 import evaluate
+import export
 import predict
 import recipes
 import train_ae_classifier
@@ -19,7 +20,18 @@ import train_cnn
 from util import knobs
 from util.settings import Part, knob_of
 
-MODULES = (recipes, common, evaluate, compare, predict, train_cnn, train_autoencoder, train_ae_classifier, bench)
+MODULES = (
+    recipes,
+    common,
+    evaluate,
+    compare,
+    predict,
+    export,
+    train_cnn,
+    train_autoencoder,
+    train_ae_classifier,
+    bench,
+)
 BY_KNOB = {knob: text for *_, text, knob in reversed(knobs.declared()) if knob}  # of equal knobs the first
 
 

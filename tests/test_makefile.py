@@ -23,6 +23,7 @@ SCRIPTS = {
     "test-eval": "evaluate.py",
     "compare": "compare.py",
     "predict": "predict.py",
+    "export": "export.py",
 }
 
 # In place of a Python with the packages: logs its arguments when it starts and when it is done. Where TOGETHER is set,
@@ -160,12 +161,12 @@ def test_targets_hand_every_knob_to_their_script(project, target):
     ("target", "knob"),
     [
         *(("cnn", "ENCODER"), ("cnn", "RUNS"), ("ae", "ENCODER"), ("ae_cls", "MODEL"), ("mod_ae_cls", "BASELINE")),
-        *(("test-eval", "EPOCHS"), ("compare", "VAL"), ("predict", "BATCH")),
+        *(("test-eval", "EPOCHS"), ("compare", "VAL"), ("predict", "BATCH"), ("export", "OUT")),
     ],
 )
 def test_what_a_script_would_ignore_it_refuses(project, target, knob):
     script = SCRIPTS[target]
-    required = {"test-eval": ["MODEL=cnn"], "predict": ["MODEL=cnn", "IMAGE=a.png"]}
+    required = {"test-eval": ["MODEL=cnn"], "predict": ["MODEL=cnn", "IMAGE=a.png"], "export": ["MODEL=cnn"]}
     sentence = project.refused_by_script(target, f"{knob}=1", *required.get(target, []))
     known = re.fullmatch(rf"{script}: it does not take {knob}; it takes ([A-Z, ]+)", sentence)[1]
     (takes,) = (names for module, names in TAKES.items() if f"{module.__name__}.py" == script)
@@ -202,12 +203,12 @@ def test_other_targets_take_no_knobs(project, target):
     assert "make clean does not take EPOCHS" in project.refused("cnn", "clean", "EPOCHS=1")
 
 
-@pytest.mark.parametrize("target", ["ae", "test-eval", "compare", "predict"])
+@pytest.mark.parametrize("target", ["ae", "test-eval", "compare", "predict", "export"])
 def test_folds_are_of_classifiers(project, target):
     assert f"make {target} does not take FOLDS" in project.refused(target, "FOLDS=1")
 
 
-@pytest.mark.parametrize("target", ["test-eval", "compare", "predict"])
+@pytest.mark.parametrize("target", ["test-eval", "compare", "predict", "export"])
 def test_launch_is_of_trainings(project, target):
     assert f"make {target} does not take LAUNCH" in project.refused(target, "LAUNCH=srun")
 
@@ -322,6 +323,11 @@ def test_predict(project):
     given = ["IMAGE=*.png 'my cat [1].jpg' a$b.png", "MODEL=cnn", "NAME=a", "OUT=my table.csv"]
     project.make("predict", *given)
     assert project.calls() == [["predict.py", *given]]  # its patterns are the script's, not the shell's
+
+
+def test_export(project):
+    project.make("export", "FORMAT=onnx", "MODEL=cnn")
+    assert project.calls() == [["export.py", "FORMAT=onnx", "MODEL=cnn"]]
 
 
 HOSTILE = [
@@ -555,7 +561,9 @@ def test_python_versions(project, version):
 def test_clean(project):
     kept = ["checkpoints/.gitkeep", ".venv/ready", ".venv-lint/ready", "imgs/cnn_report.txt"]
     runs = ["checkpoints/cnn_fold1.keras", "checkpoints/digits_cnn_fold1.keras", "checkpoints/autoencoder.state"]
+    runs += ["checkpoints/cnn_fold1_saved_model/variables/index"]
     demo = ["checkpoints/digits_cnn_demo_fold1.keras", "checkpoints/.digits_cnn_demo_fold1.lock"]
+    demo += ["checkpoints/digits_cnn_demo_fold1_saved_model/variables/index"]
     demo += ["checkpoints/.digits_cnn_demo_fold1.1a2b.part.state", "imgs/.digits_cnn_demo_report.1a2b.part.txt"]
     gone = [*demo, "imgs/digits_cnn_demo_report.txt", "__pycache__/a", ".ruff_cache/a"]
     gone += ["util/__pycache__/a", "tests/__pycache__/a", ".pytest_cache/a"]

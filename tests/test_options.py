@@ -15,6 +15,7 @@ from conftest import ROOT, Everything
 import common
 import compare
 import evaluate
+import export
 import predict
 import recipes
 import train_ae_classifier
@@ -27,7 +28,7 @@ from util.settings import knob_of, option_of, parse
 
 ENCODERS = typing.get_args(recipes.Encoder)
 SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
-ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "predict.py", "bench.py")
+ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "predict.py", "export.py", "bench.py")
 TRAINING = "ARCH DATA NAME CONFIG FORCE REDUCED KEEP VAL SEED PRECISION LR BATCH EPOCHS PATIENCE"
 TAKES = {  # the knobs of each script
     train_cnn: set(TRAINING.split()),
@@ -36,8 +37,13 @@ TAKES = {  # the knobs of each script
     evaluate: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "BATCH"},
     compare: {"DATA", "NAME", "RUNS", "BASELINE"},
     predict: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "IMAGE", "OUT"},
+    export: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "FORMAT"},
 }
-REQUIRED = {"evaluate.py": ["--model=cnn"], "predict.py": ["--model=cnn", "--image=a.png"]}
+REQUIRED = {
+    "evaluate.py": ["--model=cnn"],
+    "predict.py": ["--model=cnn", "--image=a.png"],
+    "export.py": ["--model=cnn"],
+}
 # What the steps of a chain share; ENCODER of a classifier and its evaluation, CONFIG as far as an autoencoder has it.
 SHARED = TAKES[train_ae_classifier] - {"FORCE", "LR", "BATCH", "EPOCHS", "PATIENCE"}
 
@@ -251,7 +257,7 @@ def test_of_what_a_chain_shares_each_script_takes_its_part(script):
     settings = {train_cnn: Settings, train_autoencoder: recipes.AutoencoderSettings}.get(script, Settings)
     words = [f"{knob}={value}" for knob, value in WORDS.items()]
     more = REQUIRED.get(f"{script.__name__}.py", [])
-    trains = script not in (evaluate, compare, predict)
+    trains = script not in (evaluate, compare, predict, export)
     found = parse("a step", script.Options, settings if trains else None, [*more, *words, "--shared"])
     choice, typed = found if isinstance(found, tuple) else (found, {})
     given = {name for name in choice.model_fields_set if knob_of(type(choice).model_fields[name])} | typed.keys()
@@ -318,6 +324,7 @@ def test_an_arch_makes_another_model_and_has_to_be_one_of_its_own():
         (train_ae_classifier, ["--modified"], "mod_autoencoder_cls"),
         (evaluate, ["MODEL=cnn"], "cnn"),
         (predict, ["MODEL=cnn", "IMAGE=a.png"], "cnn"),
+        (export, ["MODEL=cnn"], "cnn"),
     ],
 )
 @pytest.mark.parametrize("arch", ["resnet", "two\nlines", "../a"])
@@ -380,7 +387,7 @@ def test_help_names_every_option_with_its_default(script, monkeypatch, capsys):
     assert lines.keys() - {"--shared"} == {f"--{option_of(name, field)}" for name, field in fields.items()}
     defaults = {"--epochs": "100", "--learning-rate": "0.001", "--val": "0.15", "--seed": "0", "--patience": "15"}
     defaults |= {"--batch-size": "500" if script is evaluate else "128", "--precision": "auto"}
-    defaults |= {"--target": "augmented", "--encoder": "frozen"}
+    defaults |= {"--target": "augmented", "--encoder": "frozen", "--format": "tf_saved_model"}
     for name, field in fields.items():
         option = f"--{option_of(name, field)}"
         default = f" (default: {defaults[option]})" if option in defaults else ""

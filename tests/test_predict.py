@@ -153,8 +153,8 @@ def test_a_terminal_sees_a_bar(study, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    pictures.read_pictures(list(Path("photos").glob("*.png")), (32, 32))
-    assert "reading:   0%" in terminal.getvalue() and " 0/2 " in terminal.getvalue()
+    pictures.read_pictures(list(Path("photos").glob("[!.]*.png")), (32, 32))
+    assert "reading pictures:   0%" in terminal.getvalue() and " 0/1 " in terminal.getvalue()
 
 
 def test_of_two_classes_there_are_no_three():
@@ -236,7 +236,7 @@ def test_cifar10_in_a_file_has_no_prefix_and_nothing_is_downloaded(study, monkey
     def download():
         raise AssertionError("this would have been downloaded for nothing")
 
-    monkeypatch.setattr(common, "fetch_cifar10", download)
+    monkeypatch.setattr(pictures, "fetch_cifar10", download)
     for fold in (1, 2):
         record = json.loads(Path(f"checkpoints/small_cnn_fold{fold}.json").read_text())
         record = {**record, "data": {**record["data"], "source": "cifar10.npz"}, "record_sha256": None}

@@ -15,7 +15,7 @@ FLOORS = [
     {"recipes"},
     {"runs"},
     {"training"},
-    {"train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict", "bench"},
+    {"train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict", "export", "bench"},
     {"report"},
 ]
 

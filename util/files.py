@@ -10,6 +10,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import socket
 import textwrap
 import zipfile
@@ -136,6 +137,38 @@ def commit(path, write):
     finally:
         with contextlib.suppress(OSError):
             neighbour.unlink(missing_ok=True)
+
+
+def commit_folder(path, write):
+    """Write a folder that is not there yet, as `commit` writes a file: whole or not at all."""
+    neighbour = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            with contextlib.suppress(OSError), locked_folder(left):
+                shutil.rmtree(left)
+        neighbour.mkdir(parents=True)
+        with locked_folder(neighbour):
+            write(neighbour)
+            for inside in [*neighbour.rglob("*"), neighbour]:
+                sync(inside)
+            os.rename(neighbour, path)
+        with contextlib.suppress(OSError):
+            sync(path.parent)
+    except OSError as error:
+        raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
+    finally:
+        shutil.rmtree(neighbour, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked_folder(path):
+    """Hold a folder's lock; where another process holds it, raise BlockingIOError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync(path):
