@@ -20,7 +20,6 @@ from matplotlib.image import imread
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import common
 import predict
 from util import cli, pictures
 from util.cli import InputError
