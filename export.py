@@ -115,7 +115,7 @@ def fault(path, form, pictures, expected, prepare=lambda: None):
             prepare()
             difference = np.abs(form.outputs(path, pictures) - expected).max()
         except Exception as error:
-            return first_line(error)
+            return first_line(error).split(". ")[0]
     return "" if difference <= TOLERANCE else f"outputs differ by {difference:.1e}"
 
 
