@@ -62,7 +62,9 @@ FORMATS = {
 
 
 class Options(ModelChoice):
-    format: Literal[tuple(FORMATS)] = setting("tf_saved_model", "or onnx or litert, to export to", knob="FORMAT")
+    format: Literal[tuple(FORMATS)] = setting(
+        "tf_saved_model", "to export to: tf_saved_model, onnx or litert", knob="FORMAT"
+    )
 
 
 def main(argv=None):
