@@ -62,7 +62,9 @@ FORMATS = {
 
 
 class Options(ModelChoice):
-    format: Literal[tuple(FORMATS)] = setting("tf_saved_model", "or onnx or litert, to export to", knob="FORMAT")
+    format: Literal[tuple(FORMATS)] = setting(
+        "tf_saved_model", "to export to: tf_saved_model, onnx or litert", knob="FORMAT"
+    )
 
 
 def main(argv=None):
@@ -115,7 +117,7 @@ def fault(path, form, pictures, expected, prepare=lambda: None):
             prepare()
             difference = np.abs(form.outputs(path, pictures) - expected).max()
         except Exception as error:
-            return first_line(error)
+            return first_line(error).split(". ")[0]
     return "" if difference <= TOLERANCE else f"outputs differ by {difference:.1e}"
 
 
