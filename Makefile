@@ -85,8 +85,8 @@ CUDA := 'tensorflow[and-cuda]'
 # Each fold is a target, hence a process, of its own: `make -j` and LAUNCH="srun --gres=gpu:1" spread them.
 # `exec`: no shell in between that would keep a SIGTERM to make from them; `env`: LAUNCH may begin with VARIABLE=value.
 LAUNCH  :=
-# Where LAUNCH drops the environment, as srun --export=NONE does, the backend still arrives.
-TRAIN    = exec env $(LAUNCH) $(if $(KERAS_BACKEND),env KERAS_BACKEND="$$KERAS_BACKEND") "$$PYTHON"
+# Where LAUNCH drops the environment, as srun --export=NONE does, PATH too, the backend still arrives.
+TRAIN    = exec env $(LAUNCH) $(if $(KERAS_BACKEND),/usr/bin/env KERAS_BACKEND="$$KERAS_BACKEND") "$$PYTHON"
 evaluate = exec "$$PYTHON" evaluate.py --model=$1 --shared $(KNOBS)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it
