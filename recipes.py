@@ -150,8 +150,8 @@ class Settings(Part):
     class_weights: bool = setting(False, "a class's losses times images / (classes x its images)")
     reduced: Annotated[list[Annotated[int, Field(ge=0)] | str] | None, pydantic.BeforeValidator(class_list)] = setting(
         None,
-        "classes of which images are left out, by name or number, or none (unset: 2,4,9 of CIFAR-10 and the digits; none "
-        "of other pictures, nor of a CNN with ARCH without KEEP)",
+        "classes of which images are left out, by name or number, or none (unset: 2,4,9 of CIFAR-10 and the digits; of "
+        "other pictures none, nor of a CNN with ARCH without KEEP)",
         knob="REDUCED",
         shared=True,
     )

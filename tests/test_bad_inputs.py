@@ -117,7 +117,7 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options" wh
     "compare --runs 'cnn ../up'": f"argument --runs: 'cnn ../up' {RUN_NAMES}",
     "compare --baseline '$(touch pwned)'": f"argument --baseline: '$(touch pwned)' {RUN_NAMES}",
     "compare --baseline a/b": f"argument --baseline: 'a/b' {RUN_NAMES}",
-    "compare --data digits": "unrecognized arguments: --data",
+    "compare --seed 2": "unrecognized arguments: --seed",
     "train_cnn --config none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
     "train_ae_classifier --config ''": f"argument --config: {NO_PATH}",
     "train_autoencoder --config .": f"CONFIG: there is no file '.'; {NO_CONFIG}",
@@ -346,15 +346,20 @@ CLOSED = "'bad.npz' cannot be read as a .npz of plain arrays ({}): save it anew 
 NAMES = "class_names in 'bad.npz' must be different words, one for each class: " + (
     "at most 1,000, of at most 100 printable letters"
 )
-NO_FILE = "there is no file 'bad.npz'; give DATA the path of a .npz, or digits"
+NO_FILE = "there is no file 'bad.npz'; give DATA a folder of pictures, the path of a .npz, or digits"
 DATA = {  # what it is: (command, sentence, what makes it)
     "gone": (TRAIN, NO_FILE, lambda: None),
     "gone, with a name for shells": (
         f"evaluate --model cnn --data {shlex.quote(SHELL)}",
-        f'there is no file "{SHELL}"; give DATA the path of a .npz, or digits',
+        f'there is no file "{SHELL}"; give DATA a folder of pictures, the path of a .npz, or digits',
         lambda: None,
     ),
-    "a folder": (TRAIN, NO_FILE, lambda: Path("bad.npz").mkdir()),
+    "an empty folder": (
+        TRAIN,
+        "'bad.npz' holds 0 folders of pictures; give DATA a folder with one for each class, two "
+        "at least, as train/<class> or <class>",
+        lambda: Path("bad.npz").mkdir(),
+    ),
     "a pipe": (EVALUATE, NO_FILE, lambda: os.mkfifo("bad.npz")),
     "a text": (TRAIN, CLOSED.format("File is not a zip file"), bad(write, "pictures")),
     "empty": (EVALUATE, CLOSED.format("File is not a zip file"), bad(write, "")),
