@@ -152,10 +152,14 @@ def main(argv=None):
         pictures = load_data(options.data).sha256
         runs = [run for run in runs if run.settings["sha256"] == pictures]
     chosen, left_out = require_runs(runs, unusable, options.runs) if options.runs else choose_group(runs, unusable)
-    if left_out and not options.runs and any(run.trained_here for run in chosen):
-        print(
-            f"compared are the runs on {chosen[0].data['source']}, trained on here last; RUNS or DATA choose others\n"
-        )
+    if left_out and not options.runs:
+        own = [run.name for run in runs if run.trained_here]
+        if any(run.trained_here for run in chosen):
+            print(
+                f"compared are the runs on {chosen[0].data['source']}, trained on here last; RUNS or DATA choose others"
+            )
+        elif own:
+            print(f"no two runs trained here are on the same data: RUNS={' '.join(own)!r} says what differs")
     pairs = find_pairs(chosen, options.baseline)
     if options.runs and not pairs:
         pairs = find_pairs(chosen, [chosen[0].name])

@@ -206,14 +206,17 @@ def plot_curves(run, record, labels):
 
 
 def plot_samples(path, train, ranges):
-    """The first training picture of up to twelve classes, and below each what augmentation makes of it, if any."""
-    classes = np.arange(len(train.class_names))[:12]
-    shown = train.images[[np.flatnonzero(train.labels == number)[0] for number in classes]]
+    """The first training pictures of up to twelve classes, and below each what augmentation makes of it, if any."""
+    each = max(1, 10 // len(train.class_names))
+    numbers = [np.flatnonzero(train.labels == number)[:each] for number in range(len(train.class_names))][:12]
+    shown, names = train.images[np.concatenate(numbers)], train.labels[np.concatenate(numbers)]
     rows, generator = [shown], keras.random.SeedGenerator(0)
     if ranges != Ranges():
         rows += [np.asarray(ops.convert_to_numpy(augment(shown, generator, ranges))) for _ in range(3)]
     more = ", and below each what augmentation may make of it" if len(rows) > 1 else ""
-    plots.plot_samples(path, f"Training pictures of {train.source}{more}", rows, train.class_names)
+    plots.plot_samples(
+        path, f"Training pictures of {train.source}{more}", rows, [train.class_names[number] for number in names]
+    )
 
 
 def write_report(name, test, text, folds, summary, **more):

@@ -8,6 +8,7 @@ from util import cli  # isort: split
 
 import dataclasses
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Literal
@@ -74,10 +75,8 @@ def main(argv=None):
     _, records = finished_run(options)
     missing = [package for package in form.packages if not importlib.util.find_spec(package)]
     if missing:
-        raise InputError(
-            f"FORMAT={options.format} takes further packages; `{sys.executable} -m pip install {' '.join(missing)}` "
-            "adds them"
-        )
+        install = shlex.join([sys.executable, "-m", "pip", "install", *missing])
+        raise InputError(f"FORMAT={options.format} takes further packages; `{install}` adds them")
     require_writable(CHECKPOINTS)
     set_up_device()
     class_names = next(iter(records.values()))["data"]["class_names"]

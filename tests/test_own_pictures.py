@@ -246,7 +246,7 @@ def test_samples_are_a_picture_of_each_class_over_what_the_training_would_see(dr
     evaluate.plot_samples("a.png", train, common.Ranges())
     (_, title, rows, names), (_, plain, alone, _) = drawn
     firsts = [train.images[train.labels.tolist().index(number)] for number in range(10)]
-    assert np.array_equal(rows[0], firsts) and names == tuple("0123456789")
+    assert np.array_equal(rows[0], firsts) and names == list("0123456789")
     assert len(rows) == 4 and all(row.shape == rows[0].shape for row in rows)
     assert all(5 < np.abs(row - rows[0]).mean() < 80 for row in rows[1:])  # moved, and the same digits still
     assert np.abs(rows[1] - rows[2]).mean() > 1

@@ -205,15 +205,15 @@ def plot_reconstructions(title, originals, copies, decibels, similarities):
 
 
 @plot
-def plot_samples(title, rows, class_names):
-    """Rows of pictures (classes, height, width, 3), 0-255: a column for each class."""
+def plot_samples(title, rows, names):
+    """Rows of pictures (columns, height, width, 3), 0-255, and the class of each column."""
     count = len(rows[0])
     figure, axes = new_figure(len(rows), count, size=(9, 0.9 + 0.8 * len(rows)))
     for row, pictures in zip(axes.reshape(len(rows), count), rows, strict=True):
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(np.clip(picture / 255, 0, 1))
             axis.axis("off")
-    for axis, name in zip(axes.flat, class_names, strict=False):
+    for axis, name in zip(axes.flat, names, strict=False):
         axis.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
