@@ -59,12 +59,7 @@ def main(argv=None):
     evaluate = evaluate_autoencoder if options.model == "autoencoder" else evaluate_classifier
     evaluate(name, records, test, options.batch_size)
     if not options.model_path:
-        part = f"distribution_{options.arch}" if options.arch else "distribution"  # an ARCH may have its own images
-        data, path = records[trainings[0]]["data"], IMAGES / f"{run_name(part, test.prefix, name=options.name)}.png"
-        title = f"Images of each class in a fold ({data['source']})"
-        plots.plot_distribution(path, title, data["train_counts"], data["val_counts"], data["class_names"])
-        path = IMAGES / f"{run_name(part.replace('distribution', 'samples'), test.prefix, name=options.name)}.png"
-        plot_samples(path, train, Ranges(**completed(records[trainings[0]]["settings"])["ranges"]))
+        plot_images(options, train, records[trainings[0]])
     print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 
 
@@ -205,18 +200,29 @@ def plot_curves(run, record, labels):
         plots.plot_curve(path, run.title, record["history"], key, label, record["best_epoch"], augmented)
 
 
+def plot_images(options, train, record):
+    """How many images of each class a fold has, and samples of them."""
+
+    def path(plot):  # an ARCH may have its own images
+        part = f"{plot}_{options.arch}" if options.arch else plot
+        return IMAGES / f"{run_name(part, train.prefix, name=options.name)}.png"
+
+    data, title = record["data"], f"Images of each class in a fold ({record['data']['source']})"
+    plots.plot_distribution(path("distribution"), title, data["train_counts"], data["val_counts"], data["class_names"])
+    plot_samples(path("samples"), train, Ranges(**completed(record["settings"])["ranges"]))
+
+
 def plot_samples(path, train, ranges):
     """The first training pictures of up to twelve classes, and below each what augmentation makes of it, if any."""
     each = max(1, 10 // len(train.class_names))
-    numbers = [np.flatnonzero(train.labels == number)[:each] for number in range(len(train.class_names))][:12]
-    shown, names = train.images[np.concatenate(numbers)], train.labels[np.concatenate(numbers)]
-    rows, generator = [shown], keras.random.SeedGenerator(0)
+    classes = range(len(train.class_names[:12]))
+    chosen = np.concatenate([np.flatnonzero(train.labels == number)[:each] for number in classes])
+    names = [train.class_names[number] for number in train.labels[chosen]]
+    rows, generator, more = [train.images[chosen]], keras.random.SeedGenerator(0), ""
     if ranges != Ranges():
-        rows += [np.asarray(ops.convert_to_numpy(augment(shown, generator, ranges))) for _ in range(3)]
-    more = ", and below each what augmentation may make of it" if len(rows) > 1 else ""
-    plots.plot_samples(
-        path, f"Training pictures of {train.source}{more}", rows, [train.class_names[number] for number in names]
-    )
+        more = ", and below each what augmentation may make of it"
+        rows += [ops.convert_to_numpy(augment(rows[0], generator, ranges)) for _ in range(3)]
+    plots.plot_samples(path, f"Training pictures of {train.source}{more}", rows, names)
 
 
 def write_report(name, test, text, folds, summary, **more):
