@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_a_missing_package_is_named(study, monkeypatch):
     plain = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else plain(name))
     said = refusal(*CNN, "FORMAT=onnx")
-    install = f"`{sys.executable} -m pip install onnx onnxruntime tf2onnx`"
+    install = f"`{shlex.quote(sys.executable)} -m pip install onnx onnxruntime tf2onnx`"
     assert said == f"FORMAT=onnx takes further packages; {install} adds them"
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import subprocess
@@ -151,7 +152,7 @@ SPEAKS = "from util import cli\ncli.run(lambda: [print('±', i, flush=True) for 
 )
 def test_what_cannot_be_shown_costs_nothing_but_that(tmp_path, shell):
     (tmp_path / "script.py").write_text(SPEAKS)
-    command = f"set -o pipefail; {shell.format(f'{sys.executable} script.py')}"
+    command = f"set -o pipefail; {shell.format(f'{shlex.quote(sys.executable)} script.py')}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
