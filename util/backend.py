@@ -10,7 +10,7 @@ from pathlib import Path
 from util.cli import InputError
 
 # What Keras reads of its surroundings, with what it is by itself: a result follows from settings and code alone.
-ASIDE = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED")
+ASIDE = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
 PLAIN = {
     "floatx": "float32",
     "epsilon": 1e-7,
@@ -50,6 +50,7 @@ def load(name):
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX takes GPU memory as needed: folds share it
     for variable in ASIDE:
         os.environ.pop(variable, None)
+    os.environ["KERAS_NNX_ENABLED"] = "false"  # goes before keras.json, where true fails without a further package
     try:
         with silent_stderr():
             module = importlib.import_module(name)
