@@ -195,6 +195,17 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(folder, spoil, 
         common.load_data(str(folder))
 
 
+def test_a_class_whose_name_cannot_be_printed_is_one_sentence_and_a_picture_s_name_may_be_anything(folder):
+    odd = b"\xff\n.png".decode(errors="surrogateescape")
+    (folder / "train/cat/00.png").rename(folder / "train/cat" / odd)
+    assert len(common.load_data(str(folder)).images) == 24
+    pictures.read_folder.cache_clear()
+    (folder / "train/cat").rename(folder / "train" / "c\nat")
+    (folder / "test/cat").rename(folder / "test" / "c\nat")
+    with pytest.raises(InputError, match=r"the class '.*c\\nat' has a name that cannot be printed; rename the folder$"):
+        common.load_data(str(folder))
+
+
 def test_too_few_to_hold_a_tenth_out_is_one_sentence(tmp_path):
     for name in ("cat", "dog"):
         save(tmp_path / "pets" / name / "a.png")

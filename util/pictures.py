@@ -77,7 +77,6 @@ def read_cifar10(archive):
     ]
 
 
-tqdm = Later("tqdm")
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # files of theirs are read, of a gif its first frame
 
 
@@ -176,6 +175,8 @@ def read_folder(path, size):
             f"{str(train)!r} holds {len(names)} folders of pictures; give DATA a folder with one for each class, "
             "two at least, as train/<class> or <class>"
         )
+    if odd := [name for name in names if not name.isprintable()]:
+        raise InputError(f"the class {in_words(train / odd[0])} has a name that cannot be printed; rename the folder")
     files, others = {}, 0
     for part, folder in parts.items():
         if strange := sorted({one.name for one in visible(folder) if one.is_dir()} - {*names}):
@@ -216,15 +217,16 @@ def read_cached(files, root, size):
             f"{one.relative_to(root)} {part} {label} {digest}"
             for (one, (part, label)), digest in zip(files.items(), digests, strict=True)
         ]
-    digest = sha256(np.frombuffer("\n".join([str(size), *about]).encode(), np.uint8))
+    listed = "\n".join([str(size), *about]).encode(errors="surrogateescape")  # names of files are bytes on Linux
+    digest = sha256(np.frombuffer(listed, np.uint8))
     cache = keras_home() / "datasets" / f"folder-{digest[:20]}.npz"
     with contextlib.suppress(Exception):  # not there, or damaged: what it holds can be read again
         return read_arrays(cache)
     pictures, arrays = read_pictures(list(files), size), {}
+    labels = np.array([label for _, label in files.values()], np.int64)
     for part in ("train", "test"):
         rows = [row for row, (its, _) in enumerate(files.values()) if its == part]
         if rows:
-            labels = np.array([label for _, label in files.values()], np.int64)
             arrays |= {f"x_{part}": pictures[rows], f"y_{part}": labels[rows]}
     with contextlib.suppress(RunFailed):  # where nothing can be written, they are read anew each time
         commit_arrays(cache, **arrays)
