@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -115,7 +116,10 @@ class Ranges(Part):
     shift: float = setting(0.0, "share of the picture's height and width", ge=0, le=1)
     shear: float = setting(0.0, "degrees", ge=0, lt=90)
     zoom: float = setting(0.0, "each axis times 1 - zoom to 1 + zoom", ge=0, lt=1)
-    flip: bool = setting(False, "left to right, every other picture")
+    pixels: int = setting(0, "whole pixels, over mirrored edges", ge=0, le=16)
+    flip: bool | Literal["alternating"] = setting(
+        False, "left to right, every other picture; alternating: each picture every other time it comes"
+    )
 
 
 # A mirrored or half turned digit is another, or none.
@@ -278,11 +282,15 @@ class BalancedBatches:
     each of ten classes 12 or 13 times and the extra ones rotate. A class is drawn in permutations: no image comes a
     third time before every one of its class has come twice. `balanced=False` takes all images as one class: shuffling.
 
+    With `alternating`, an image is mirrored left to right every other time that it comes; the first time, or not, is
+    drawn (Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU: no image is seen from one side by chance).
+
     A batch is a pure function of (seed, fold, step), whatever the epoch, the order of calls or the worker.
     """
 
-    def __init__(self, images, labels, batch_size, seed=0, fold=1, balanced=True):
+    def __init__(self, images, labels, batch_size, seed=0, fold=1, balanced=True, alternating=False):
         self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.mirrored_first = draw(seed, "mirrored", fold).integers(2, size=len(labels)) if alternating else None
         self.groups = [np.flatnonzero(labels == c) for c in np.unique(labels)] if balanced else [np.arange(len(labels))]
         self.steps_per_epoch = max(1, len(self.groups) * max(map(len, self.groups)) // batch_size)
         # A batch touches one or two permutations of each group.
@@ -291,19 +299,24 @@ class BalancedBatches:
         )
 
     def rows(self, step):
-        """Indices of the images of batch `step`."""
+        """Indices of the images of batch `step`, and how many times each came before: two arrays (batch,)."""
         slots = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        rows = np.empty(self.batch_size, np.int64)
+        rows, times = np.empty((2, self.batch_size), np.int64)
         for group, members in enumerate(self.groups):
             mine = np.flatnonzero(slots % len(self.groups) == group)
-            turns, places = np.divmod(slots[mine] // len(self.groups), len(members))
-            for turn in np.unique(turns):
-                rows[mine[turns == turn]] = self.permutation(group, int(turn))[places[turns == turn]]
-        return rows
+            times[mine], places = np.divmod(slots[mine] // len(self.groups), len(members))
+            for turn in np.unique(times[mine]):
+                now = times[mine] == turn
+                rows[mine[now]] = self.permutation(group, int(turn))[places[now]]
+        return rows, times
 
     def __getitem__(self, step):
-        rows = self.rows(step)
-        return self.images[rows], self.labels[rows]
+        rows, times = self.rows(step)
+        images = self.images[rows]
+        if self.mirrored_first is not None:
+            mirrored = (self.mirrored_first[rows] + times) % 2 == 1
+            images[mirrored] = images[mirrored, :, ::-1]
+        return images, self.labels[rows]
 
 
 # --- Augmentation ---------------------------------------------------------------------------------------------------
@@ -323,7 +336,7 @@ def affine_parameters(uniform, ranges):
         (2 * u[3] - 1) * ranges.shear * radians,
         1 + (2 * u[4] - 1) * ranges.zoom,
         1 + (2 * u[5] - 1) * ranges.zoom,
-        ops.where(u[6] < 0.5, -1.0, 1.0) if ranges.flip else ops.ones_like(u[6]),
+        ops.where(u[6] < 0.5, -1.0, 1.0) if ranges.flip is True else ops.ones_like(u[6]),
     )
 
 
@@ -350,16 +363,28 @@ def affine_matrices(parameters, height, width):
 
 def transform_affinely(images, seeds, ranges):
     """Rotation, shift, shear, zoom and flip: one matrix and one bilinear interpolation a picture, edges repeated."""
-    if ranges == Ranges():
+    if not (ranges.rotation or ranges.shift or ranges.shear or ranges.zoom or ranges.flip is True):
         return images
     uniform = keras.random.uniform((ops.shape(images)[0], 7), seed=seeds)
     matrices = affine_matrices(affine_parameters(uniform, ranges), *images.shape[1:3])
     return ops.image.affine_transform(images, matrices, interpolation="bilinear", fill_mode="nearest")
 
 
+def shift_whole_pixels(images, seeds, ranges):
+    """Shifts by up to `ranges.pixels` whole pixels along each axis; what comes in is the mirror image of the edge."""
+    reach, (height, width) = ranges.pixels, images.shape[1:3]
+    if not reach:
+        return images
+    start = ops.cast(keras.random.randint((ops.shape(images)[0], 2), 0, 2 * reach + 1, seed=seeds), "float32")
+    zero = ops.zeros_like(start[:, 0])
+    matrices = ops.stack([zero + 1, zero, start[:, 0], zero, zero + 1, start[:, 1], zero, zero], axis=1)
+    padded = ops.pad(images, [[0, 0], [reach, reach], [reach, reach], [0, 0]], mode="reflect")
+    return ops.image.affine_transform(padded, matrices, interpolation="nearest")[:, :height, :width]
+
+
 # In this order: (batch, 32, 32, 3) float32 pictures, a Keras SeedGenerator, Ranges -> pictures. Each leaves them alone,
 # and draws nothing, where its ranges are 0.
-AUGMENTATIONS = (transform_affinely,)
+AUGMENTATIONS = (transform_affinely, shift_whole_pixels)
 
 
 def augment(images, generator, ranges):
@@ -433,121 +458,52 @@ def build_modified_ae_classifier(x, classes):
     return dense_head(layers.Flatten(name="flatten")(build_encoder(x)), classes)
 
 
-def build_elu(x, classes):
-    """Six convolutions with ELU: (batch, height, width, channels) -> (batch, classes) probabilities."""
-    for block, (filters, rate) in enumerate(((32, 0.2), (64, 0.2), (128, 0.3)), 1):
-        for layer in (1, 2):
-            x = layers.Conv2D(filters, 3, padding="same", name=f"block{block}_conv{layer}")(x)
-            x = layers.BatchNormalization(name=f"block{block}_norm{layer}")(x)
-            x = layers.ELU(name=f"block{block}_elu{layer}")(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        x = layers.Dropout(rate, name=f"block{block}_dropout")(x)
-    x = layers.Dense(64, name="dense1")(layers.Flatten(name="flatten")(x))
-    x = layers.ELU(name="elu")(layers.BatchNormalization(name="norm")(x))
-    x = layers.Dropout(0.3, name="dropout")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+def build_fast(x, classes):
+    """Whitened patches, then three blocks of two convolutions: (batch, 32, 32, 3) -> (batch, classes) probabilities.
 
-
-def build_leaky(x, classes):
-    """Four convolutions with leaky ReLU, one also before the softmax: -> (batch, classes) probabilities."""
-    for block, widths in enumerate(((16, 32), (32, 64)), 1):
-        for layer, filters in enumerate(widths, 1):
-            first = "relu" if (block, layer) == (1, 1) else None  # the document's; its leaky ReLU then does nothing
-            x = layers.Conv2D(filters, 3, padding="same", activation=first, name=f"block{block}_conv{layer}")(x)
-            x = layers.LeakyReLU(0.1, name=f"block{block}_leaky{layer}")(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        x = layers.Dropout(0.25, name=f"block{block}_dropout")(x)
-    x = layers.Dense(256, name="dense1")(layers.Flatten(name="flatten")(x))
-    x = layers.Dropout(0.5, name="dropout")(layers.LeakyReLU(0.1, name="leaky1")(x))
-    x = layers.LeakyReLU(0.1, name="leaky2")(layers.Dense(classes, name="dense2")(x))
-    return layers.Softmax(name="probabilities")(x)
-
-
-def build_pool3(x, classes):
-    """Three times convolution and pooling, the first of three networks against overfitting: -> probabilities."""
-    for block, filters in enumerate((32, 64, 64), 1):
-        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)
-    x = layers.Dense(1024, activation="relu", name="dense1")(layers.Flatten(name="flatten")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
-
-
-def build_wide5(x, classes):
-    """Convolutions of 5 x 5, the second of three networks against overfitting: -> (batch, classes) probabilities."""
-    for layer, filters in enumerate((32, 64, 64), 1):
-        x = layers.Conv2D(filters, 5, padding="same", activation="relu", name=f"conv{layer}")(x)
-        if layer > 1:
-            x = layers.MaxPooling2D(name=f"pool{layer}")(x)
-    x = layers.Dense(1024, activation="relu", name="dense1")(layers.Flatten(name="flatten")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
-
-
-def build_dropout(x, classes):
-    """Wide, with dropout, the last of three networks against overfitting: -> (batch, classes) probabilities."""
-    for block, (filters, depth) in enumerate(((128, 2), (256, 2), (512, 1)), 1):
-        for layer in range(1, depth + 1):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"block{block}_conv{layer}")(x)
-        if block == 1:
-            x = layers.BatchNormalization(name="norm")(x)
-        x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        x = layers.Dropout(0.3, name=f"block{block}_dropout")(x)
-    x = layers.Dense(512, activation="relu", name="dense1")(layers.Flatten(name="flatten")(x))
-    x = layers.Dropout(0.3, name="dropout")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
-
-
-def build_cae_encoder(
-    x, blocks, layers_per_block, first_width, batch_norm, dropout, input_noise, hidden_noise, activity=(0, 0), **kernel
-):
-    """Convolutional encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, first_width * 2 ** (blocks - 1)).
-
-    Of one block (batch, 16, 16, first_width): only the first two are pooled.
+    After Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU; `start_fast` gives it its first weights.
     """
-    if input_noise:
-        x = layers.GaussianNoise(input_noise, name="input_noise")(x)
-    for block in range(1, blocks + 1):
-        width = first_width * 2 ** (block - 1)
-        x = conv_relu_norms(x, width, layers_per_block, f"block{block}", batch_norm, **kernel)
-        if block <= 2:
-            x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
-        if hidden_noise:
-            x = layers.GaussianNoise(hidden_noise, name=f"block{block}_noise")(x)
-        if dropout:
-            x = layers.Dropout(dropout, name=f"block{block}_dropout")(x)
-    return layers.ActivityRegularization(*activity, name=CODE)(x)
+    x = layers.Conv2D(24, 2, use_bias=False, trainable=False, name="whiten")(x)
+    x = layers.Activation("silu", name="silu")(x)
+    for block, filters in enumerate((64, 256, 256), 1):
+        for layer in (1, 2):
+            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"block{block}_conv{layer}")(x)
+            if layer == 1:
+                x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
+            x = layers.BatchNormalization(scale=False, name=f"block{block}_norm{layer}")(x)
+            x = layers.Activation("silu", name=f"block{block}_silu{layer}")(x)
+    x = layers.Dense(classes, use_bias=False, name="logits")(layers.GlobalMaxPooling2D(name="max")(x))
+    return layers.Softmax(name="probabilities")(layers.Rescaling(1 / 9, name="soften")(x))
 
 
-CODE = "code"  # the encoder's last layer, which leaves its input as it is
+def whitening(images):
+    """Kernel of a convolution that whitens patches of (n, height, width, channels) pictures: (2, 2, channels, filters).
+
+    The eigenvectors of the patches' second moments, each over the root of its eigenvalue, and their negatives: the
+    closed form of a linear autoencoder's encoder (principal components, not centred) with code of unit variance.
+    """
+    channels = images.shape[-1]
+    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))  # n, height, width, channels, 2, 2
+    patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 4 * channels)
+    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    kernel = (vectors / np.sqrt(values + 5e-4)).reshape(2, 2, channels, -1)
+    return np.concatenate([kernel, -kernel], axis=-1)
 
 
-def build_cae(x, classes=None, *, activity_l1, activity_l2, kernel_l1, kernel_l2, **encoder):
-    """Convolutional autoencoder, its decoder the encoder's mirror image: (batch, 32, 32, 3) -> the same, in [0, 1]."""
-    kernel = {"kernel_l1": kernel_l1, "kernel_l2": kernel_l2}
-    x = build_cae_encoder(x, **encoder, activity=(activity_l1, activity_l2), **kernel)
-    for block in reversed(range(1, encoder["blocks"] + 1)):
-        width = encoder["first_width"] * 2 ** (block - 1)
-        x = conv_relu_norms(x, width, encoder["layers_per_block"], f"decoder{block}", encoder["batch_norm"], **kernel)
-        if block <= 2:
-            x = layers.UpSampling2D(name=f"decoder{block}_upsample")(x)
-    return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
+def start_fast(model, images):
+    """Give build_fast's network its first weights: whitening of these pictures, and convolutions that pass on theirs.
 
-
-def build_cae_classifier(x, classes, *, pooling, dense, head_batch_norm, head_dropout, **encoder):
-    """A convolution and dense layers on the convolutional encoder's code: -> (batch, classes) probabilities."""
-
-    def normalised(x, number):
-        return layers.BatchNormalization(name=f"norm{number}")(x) if head_batch_norm else x
-
-    x = layers.Conv2D(128, 3, padding="same", name="conv")(build_cae_encoder(x, **encoder))
-    x = layers.MaxPooling2D(name="pool")(normalised(x, 1))
-    kinds = {"flatten": "Flatten", "max": "GlobalMaxPooling2D", "average": "GlobalAveragePooling2D"}
-    x = getattr(layers, kinds[pooling])(name=pooling)(x)
-    for number, units in enumerate((128, 64) if dense else (), 1):
-        x = layers.Dense(units, activation="relu", name=f"dense{number}")(x)
-        x = normalised(x, number + 1)
-        if head_dropout:
-            x = layers.Dropout(head_dropout, name=f"dropout{number}")(x)
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+    The first filters of a convolution, as many as it has channels, are the identity (Dirac) each.
+    """
+    scaled = ops.convert_to_numpy(model.get_layer("rescale")(images))
+    model.get_layer("whiten").set_weights([whitening(scaled)])
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D) and layer.name != "whiten":
+            (kernel,) = layer.get_weights()
+            channels = np.arange(min(kernel.shape[2:]))
+            kernel[..., : len(channels)] = 0
+            kernel[1, 1, channels, channels] = 1
+            layer.set_weights([kernel])
 
 
 # --- From network to model, from autoencoder to classifier ------------------------------------------------------------

@@ -60,7 +60,8 @@ def main(argv=None):
             notes |= {"taken": take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
         if options.encoder == "random":
-            training.settle_statistics(model, recipe.frozen_until, fold.x_train)
+            last = [layer.name for layer in model.layers].index(recipe.frozen_until)
+            training.settle_statistics(model.layers[1 : last + 1], fold.x_train)
         if options.encoder in ("frozen", "random"):
             notes |= {"frozen": freeze(model, recipe.frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")

@@ -57,6 +57,8 @@ def new_optimizer(settings, steps=1):
         kind = type(keras.optimizers.get(name))
         if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
             kind = fast_layers.Adam
+        if settings.bias_rate != 1:
+            kind = with_bias_rate(kind, settings.bias_rate)
         if config:  # Keras looks at most values when it takes a step
             kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
         return kind(rate, **config)
@@ -65,6 +67,16 @@ def new_optimizer(settings, steps=1):
             f"CONFIG holds an optimizer {name!r} that Keras cannot make ({first_line(error)}): give a configuration as "
             "keras.optimizers.serialize shows it"
         ) from None
+
+
+def with_bias_rate(kind, factor):
+    """The class of optimizers `kind` with the learning rate times `factor` for vectors: biases, normalisation."""
+
+    class WithBiasRate(kind):
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient, variable, learning_rate * (factor if len(variable.shape) == 1 else 1))
+
+    return WithBiasRate
 
 
 def schedule_callbacks(settings):
@@ -106,6 +118,24 @@ class Augment(layers.Layer):
 
     def compute_output_spec(self, images, training=False):
         return keras.KerasTensor(images.shape, "float32")
+
+
+class AdjustLogits(layers.Layer):
+    """Logit adjustment (Menon et al. 2020, Long-tail Learning via Logit Adjustment), while training.
+
+    The network's probabilities times the classes' `shares` of the training images, made to add up to 1: what it learns
+    is then as if the classes were equally frequent.
+    """
+
+    def __init__(self, shares, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.shares = np.asarray(shares, np.float32)
+
+    def call(self, probabilities, training=False):
+        if not training:
+            return probabilities
+        # A softmax of logits, so that Keras's loss takes those: a probability may be too small for a float.
+        return ops.softmax(ops.log(ops.maximum(probabilities, 1e-37)) + ops.log(self.shares))
 
 
 def copy_weights(target, source):
@@ -153,8 +183,8 @@ def fast_twin(model, precision):
     return core
 
 
-def augmented(core, ranges, target=None):
-    """`core` behind augmentation: uint8 pictures -> what `core` returns.
+def augmented(core, ranges, target=None, shares=None):
+    """`core` behind augmentation: uint8 pictures -> what `core` returns, its logits adjusted by classes' `shares`.
 
     With `target` ('augmented' or 'original') -> (batch, 2, 32, 32, 3): the reconstruction and what was to be
     reconstructed, in [0, 1].
@@ -162,26 +192,40 @@ def augmented(core, ranges, target=None):
     images = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image")
     seen = Augment(ranges, name="augment")(images)
     outputs = core(seen)
+    if shares is not None:
+        outputs = AdjustLogits(shares, name="adjust")(outputs)
     if target:
         goal = seen if target == "augmented" else ops.cast(images, "float32")
         outputs = ops.stack([outputs, goal / 255], axis=1)
     return keras.Model(images, outputs)
 
 
-def training_model(model, ranges, precision, target=None):
+def training_model(model, ranges, precision, target=None, shares=None):
     """What is trained in place of `model`, and within it the twin of `model`: (training model, its core)."""
     core = fast_twin(model, precision)
-    return augmented(core, ranges, target), core
+    return augmented(core, ranges, target, shares), core
 
 
 def compile_model(training, optimizer, settings):
     """Give a training model its optimizer, and the loss and the metric of a classifier or of an autoencoder."""
-    loss, classifier = settings.loss, settings.loss == "categorical_crossentropy"
+    classifier = settings.loss == "categorical_crossentropy"
     training.compile(
         optimizer,
-        loss="sparse_categorical_crossentropy" if classifier else reconstruction_loss(loss),  # labels are numbers
+        loss=cross_entropy(settings.label_smoothing) if classifier else reconstruction_loss(settings.loss),
         metrics=["accuracy" if classifier else psnr],
     )
+
+
+def cross_entropy(smoothing):
+    """The loss between labels, which are numbers, and probabilities; `smoothing` of a label is of all classes."""
+    if not smoothing:
+        return "sparse_categorical_crossentropy"
+
+    def loss(labels, probabilities):
+        one_hot = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), probabilities.shape[-1])
+        return keras.losses.categorical_crossentropy(one_hot, probabilities, label_smoothing=smoothing)
+
+    return loss
 
 
 def reconstruction_loss(name):
@@ -201,20 +245,38 @@ def psnr(labels, pair):
     return -10 * ops.log10(ops.maximum(error, 1e-10))
 
 
-def settle_statistics(model, last, images):
-    """Give the batch normalisations up to the layer `last` the statistics of (n, 32, 32, 3) pictures, in one pass.
+def settle_statistics(chain, images):
+    """Give the batch normalisations in a chain of layers the statistics of (n, 32, 32, 3) pictures, in one pass.
 
-    The averages over equal batches of each batch's mean and variance, as training would approach them.
+    The averages over equal batches of each batch's mean and variance, as training would approach them; all else
+    computes as it will when the model is used, and frozen layers keep what they have (Wu and Johnson 2021, Rethinking
+    "Batch" in BatchNorm).
     """
-    part = keras.Model(model.input, model.get_layer(last).output)
-    norms = [layer for layer in part.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [layer for layer in chain if isinstance(layer, layers.BatchNormalization) and layer.trainable]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
-    for number, batch in enumerate(np.array_split(images, -(-len(images) // 500))):
+    for number, x in enumerate(np.array_split(images, -(-len(images) // 500))):
         for norm in norms:
             norm.momentum = number / (number + 1)  # makes a running average of all batches so far
-        part(batch, training=True)
+        for layer in chain[: chain.index(norms[-1]) + 1]:
+            x = layer(x, training=True) if layer in norms else layer(x)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+class SettledStatistics(keras.callbacks.Callback):
+    """Settles the statistics of a network's batch normalisations before each validation, which the weights kept have.
+
+    Those of augmented pictures do not fit the sharp ones that the network will see, and move with every step.
+    """
+
+    def __init__(self, core, images):
+        super().__init__()
+        self.chain, self.images = core.layers[1:], images
+
+    def on_test_begin(self, logs=None):
+        settle_statistics(self.chain, self.images)
 
 
 # --- Batches and random draws -----------------------------------------------------------------------------------------
@@ -407,9 +469,16 @@ class KeepState(keras.callbacks.Callback):
         commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
 
 
+def sample_of(fold, seed, number):
+    """4,000 training images, or as many as there are: (n, 32, 32, 3) uint8, the same throughout a training."""
+    rows = draw(seed, "sample", number).permutation(len(fold.x_train))[:4000]
+    return fold.x_train[rows]
+
+
 def code_sha256():
     """SHA-256 of the code that a training's weights follow from, committed or not."""
-    files = (common.__file__, __file__, Path(__file__).parent / "util/fast_layers.py")
+    here = Path(__file__).parent
+    files = [here / name for name in ("common.py", "networks.py", "training.py", "util/fast_layers.py")]
     return sha256(*(np.fromfile(path, np.uint8) for path in files))
 
 
@@ -435,6 +504,8 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     keras.utils.set_random_seed(int(draw(options.seed, "weights", number).integers(2**32)))
     model = common.finished_model(recipe.build, options, len(fold.class_names), run.name)
     require_known_layers(model)
+    if recipe.start:
+        recipe.start(model, sample_of(fold, options.seed, number))
     notes = prepare(model) if prepare else {}
     record = {
         "run": run.name,
@@ -477,10 +548,13 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
 def fit(model, run, fold, settings, note, begun, anew):
     """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
     number = run.fold or 1
-    batches = BalancedBatches(fold.x_train, fold.y_train, settings.batch_size, settings.seed, number, settings.balanced)
-    steps = batches.steps_per_epoch
     ranges = settings.ranges if getattr(settings, "augment", True) else PLAIN
-    training, core = training_model(model, ranges, note["precision"], getattr(settings, "target", None))
+    order = settings.batch_size, settings.seed, number, settings.balanced, ranges.flip == "alternating"
+    batches = BalancedBatches(fold.x_train, fold.y_train, *order)
+    steps = batches.steps_per_epoch
+    shares = np.bincount(fold.y_train) / len(fold.y_train) if settings.logit_adjustment else None
+    target = getattr(settings, "target", None)
+    training, core = training_model(model, ranges, note["precision"], target, shares)
     compile_model(training, new_optimizer(settings, settings.epochs * steps), settings)
     training.optimizer.build(training.trainable_variables)
 
@@ -489,7 +563,10 @@ def fit(model, run, fold, settings, note, begun, anew):
         mode = "min" if settings.monitor == "val_loss" else "max"
         stopping = keras.callbacks.EarlyStopping(monitor=settings.monitor, patience=settings.patience, mode=mode)
         callbacks.insert(0, stopping)
+    # What validation is of, in this order: the optimizer's average, where it keeps one, with its own statistics.
     average = [keras.callbacks.SwapEMAWeights()] if training.optimizer.use_ema else []
+    if settings.statistics == "settled":
+        callbacks.insert(0, SettledStatistics(core, sample_of(fold, settings.seed, number)))
     state = KeepState(run.state, core, note, callbacks, average)
     state.set_model(training)
     seed_layers(training, core, settings.seed, number, 0 if not begun else len(begun[0]["history"]) * steps)

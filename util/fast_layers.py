@@ -22,7 +22,7 @@ class BatchNormalization(layers.BatchNormalization):
         learn = bool(training and self.trainable)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=self.gamma,
+            scale=self.gamma if self.scale else tf.ones_like(self.moving_mean),
             offset=self.beta,
             mean=[] if learn else self.moving_mean,
             variance=[] if learn else self.moving_variance,
@@ -138,7 +138,7 @@ def fastest(model, gradients_by_products):
 
 
 def plain_normalization(layer):
-    return layer.axis in (-1, 3) and layer.center and layer.scale and not (layer.renorm or layer.synchronized)
+    return layer.axis in (-1, 3) and layer.center and not (layer.renorm or layer.synchronized)
 
 
 def plain_3x3(layer):
