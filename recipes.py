@@ -175,9 +175,10 @@ class Settings(Part):
     label_smoothing: float = setting(0.0, "share of a label that is spread over all classes", ge=0, lt=1)
     statistics: Literal["moving", "settled"] = setting(
         "moving",
-        "of batch normalisation: moving averages, or settled: those of 4,000 training images without augmentation, "
-        "taken anew before each validation",
+        "of batch normalisation: moving averages, or settled: those of 2,000 training images as they are, taken anew "
+        "before each validation",
     )
+    clean: float = setting(0.0, "share of the run, at its end, without augmentation", ge=0, lt=1)
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
         "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
     )
@@ -272,13 +273,15 @@ def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, n
 
 
 PLAIN = Ranges()  # no augmentation
+# How the study's own classifiers are trained; docs/method.md has what else was tried.
+STUDY = {"statistics": "settled", "clean": 0.2, "schedule": "linear", "epochs": 30, "patience": None}
 WHOLE = {"balanced": False, "reduced": [], "schedule": None}  # the whole training set, as it is
 OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": PLAIN, "split": "last", "val": 0.2, "epochs": 20, "patience": None}
 CAE = {"balanced": False, "schedule": None, "val": 0.22, "seed": 42, "batch_size": 64, "patience": None}
 
 # A model, or a model and an ARCH of it, with the values that differ from Settings'; sources in docs/networks.md.
 RECIPES = {
-    "cnn": row(common.build_cnn),
+    "cnn": row(common.build_cnn, **STUDY),
     "cnn_fast": row(
         common.build_fast,
         start=common.start_fast,
@@ -333,7 +336,11 @@ RECIPES = {
         networks.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, ranges=PLAIN, epochs=50
     ),
     "autoencoder_cls": row(
-        common.build_ae_classifier, ClassifierSettings, frozen_until="block2_norm2", encoder_end=common.ENCODER_END
+        common.build_ae_classifier,
+        ClassifierSettings,
+        frozen_until="block2_norm2",
+        encoder_end=common.ENCODER_END,
+        **STUDY,
     ),
     "autoencoder_cls_cae": row(
         networks.build_cae_classifier,
@@ -349,6 +356,7 @@ RECIPES = {
         ClassifierSettings,
         frozen_until=common.ENCODER_END,
         encoder_end=common.ENCODER_END,
+        **STUDY,
     ),
 }
 
@@ -518,7 +526,8 @@ def renamed(settings):
 def completed(settings):
     """A record's settings by the names of today; those that came after it was written were the recipe's own."""
     recipe = RECIPES.get(str(settings.get("model")))
-    return merged(recipe.settings.model_dump() if recipe else {}, renamed(settings))
+    before = {"statistics": "moving", "clean": 0.0}  # of all recipes, until these were settings
+    return merged({**(recipe.settings.model_dump() if recipe else {}), **before}, renamed(settings))
 
 
 def flat(key, value):

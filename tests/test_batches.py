@@ -51,7 +51,7 @@ def test_no_image_comes_a_third_time_before_all_of_its_class_came_twice(batch_si
     batches = batches_of(SMALL, batch_size)
     times = np.zeros(len(SMALL), int)
     for step in range(3 * len(SMALL) * 2 // batch_size + 1):
-        for row in batches.rows(step):
+        for row in batches.rows(step)[0]:
             its_class = np.isin(SMALL, SMALL[row])
             assert times[row] == times[its_class].min()
             times[row] += 1
@@ -60,7 +60,7 @@ def test_no_image_comes_a_third_time_before_all_of_its_class_came_twice(batch_si
 
 def test_a_class_comes_in_another_order_each_time():
     batches = batches_of(SMALL, 140)
-    orders = [rows[SMALL[rows] == 0] for rows in (batches.rows(0), batches.rows(1))]
+    orders = [rows[SMALL[rows] == 0] for rows in (batches.rows(0)[0], batches.rows(1)[0])]
     assert sorted(orders[0]) == sorted(orders[1]) == np.flatnonzero(SMALL == 0).tolist()
     assert not np.array_equal(*orders)
 
@@ -71,21 +71,21 @@ def test_labels_and_uint8_pictures_belong_together():
     x, y = batches[5]
     assert x.dtype == np.uint8
     assert x.shape == (128, 32, 32, 3)
-    assert np.array_equal(x, images[batches.rows(5)])
-    assert np.array_equal(y, REFERENCE[batches.rows(5)])
+    assert np.array_equal(x, images[batches.rows(5)[0]])
+    assert np.array_equal(y, REFERENCE[batches.rows(5)[0]])
 
 
 def test_a_batch_is_a_pure_function_of_seed_fold_and_step():
     first = batches_of(REFERENCE, seed=3, fold=2)
-    rows = [first.rows(step) for step in range(40)]
+    rows = [first.rows(step)[0] for step in range(40)]
     again = batches_of(REFERENCE, seed=3, fold=2)
     keras.utils.set_random_seed(99)
     order = np.random.default_rng(0).permutation(np.arange(40).repeat(3))
     with ThreadPoolExecutor(8) as pool:
-        for step, found in zip(order, pool.map(again.rows, order), strict=True):
+        for step, found in zip(order, pool.map(lambda step: again.rows(step)[0], order), strict=True):
             assert np.array_equal(found, rows[step])
     for other in ({"seed": 4, "fold": 2}, {"seed": 3, "fold": 1}):
-        assert not np.array_equal(batches_of(REFERENCE, **other).rows(0), rows[0])
+        assert not np.array_equal(batches_of(REFERENCE, **other).rows(0)[0], rows[0])
 
 
 def test_a_later_first_step_goes_on_with_the_same_stream():
@@ -96,7 +96,7 @@ def test_a_later_first_step_goes_on_with_the_same_stream():
 
 def test_without_balance_every_image_comes_once_in_a_turn():
     batches = batches_of(SMALL, 17, balanced=False)
-    rows = np.concatenate([batches.rows(step) for step in range(21)])
+    rows = np.concatenate([batches.rows(step)[0] for step in range(21)])
     turns = rows[: 3 * len(SMALL)].reshape(3, -1)
     for turn in turns:
         assert np.array_equal(np.sort(turn), np.arange(len(SMALL)))
@@ -104,7 +104,7 @@ def test_without_balance_every_image_comes_once_in_a_turn():
 
 
 def test_a_batch_may_be_larger_than_the_data():
-    counts = np.bincount(batches_of(SMALL, 1000).rows(0), minlength=len(SMALL))
+    counts = np.bincount(batches_of(SMALL, 1000).rows(0)[0], minlength=len(SMALL))
     for number in range(10):
         of_class = counts[number == SMALL]
         assert of_class.sum() == 100
@@ -138,7 +138,7 @@ def test_fit_sees_the_stream_in_order_across_epochs(workers, first_step):
     batches = common.BalancedBatches(images, SMALL, 8)
     for_fit = training.Batches(batches, first_step)
     for_fit.workers = workers
-    expected = [images[batches.rows(first_step + step)].mean() for step in range(8)]
+    expected = [images[batches.rows(first_step + step)[0]].mean() for step in range(8)]
     assert np.diff(sorted(expected)).min() > 0.01  # no two batches could be taken for each other
 
     image = keras.Input((32, 32, 3))
