@@ -30,9 +30,10 @@ $(call only,LAUNCH GPU,$(FOLDED) ae)
 $(if $(filter GPU,$(GIVEN)),$(if $(filter 0 1,$(GPU)),,$(error GPU=$(GPU) is neither 1 nor 0)))
 $(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare predict export)
 
-# Without FOLDS an ARCH is trained on its own split, which has no number.
-FOLD_LIST := $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS)),$(if $(filter ARCH,$(GIVEN)),1,1 2 3 4 5))
-fold       = $(if $(or $(filter FOLDS,$(GIVEN)),$(if $(filter ARCH,$(GIVEN)),,all)),--fold=$1)
+# Without FOLDS an ARCH, but the study's own, is trained on its own split, which has no number.
+OWN_SPLIT := $(if $(filter ARCH,$(GIVEN)),$(filter-out fast,$(ARCH)))
+FOLD_LIST := $(if $(filter FOLDS,$(GIVEN)),$(sort $(FOLDS)),$(if $(OWN_SPLIT),1,1 2 3 4 5))
+fold       = $(if $(or $(filter FOLDS,$(GIVEN)),$(if $(OWN_SPLIT),,all)),--fold=$1)
 $(if $(filter-out $(shell seq 1000),$(FOLD_LIST)),\
   $(error FOLDS=$(strip $(FOLDS)) is not a list of whole numbers from 1 to 1000, such as "1 2 3"))
 

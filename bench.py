@@ -30,7 +30,7 @@ from util.settings import Part, parse
 
 training = Later("training")
 
-MODELS = ("cnn", "autoencoder", "autoencoder_cls")
+MODELS = ("cnn", "cnn_fast", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for how long about
 FORMULA = (
     "operations of a step: 2 x images x multiply-adds of every layer (convolution: kernel height x kernel width x "
@@ -89,7 +89,7 @@ def measure(name, began):
     if precision != "float32":
         steps["step in float32"] = fast(model, "float32")
     stock = new_model(name)
-    steps["step, stock Keras in float32"] = compiled(stock, PLAIN, keras.optimizers.get(settings.optimizer))
+    steps["step, stock Keras in float32"] = compiled(stock, PLAIN, stock_optimizer(settings.optimizer))
     if RECIPES[name].frozen_until:
         steps["step, nothing frozen"] = fast(new_model(name, frozen=False), precision)
     image = keras.Input(IMAGE_SHAPE, dtype="uint8")
@@ -200,6 +200,10 @@ def time_in_turn(timers):
 
 def quartiles(values):
     return np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+
+
+def stock_optimizer(chosen):
+    return keras.optimizers.get(chosen if isinstance(chosen, str) else chosen.model_dump())
 
 
 def operations(model, images):

@@ -39,7 +39,7 @@ class OverTheRun(keras.optimizers.schedules.LearningRateSchedule):
         self.rate, self.shape, self.warmup, self.steps = rate, shape, warmup, steps
 
     def __call__(self, step):
-        share = ops.cast(step, "float32") / self.steps
+        share = ops.minimum(ops.cast(step, "float32") / self.steps, 1)
         falling = self.shape((share - self.warmup) / (1 - self.warmup))
         return self.rate * (ops.where(share < self.warmup, share / self.warmup, falling) if self.warmup else falling)
 

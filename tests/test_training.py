@@ -199,8 +199,9 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     asked = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-3, "patience": 15, "seed": 0, "val": 0.15}
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
-    fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny"}
-    ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
+    fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": False, "label_smoothing": 0}
+    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1}
+    ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
     assert record["settings"] == {"precision": "float32", "ranges": ranges, **asked, **fixed, **images}
@@ -552,7 +553,7 @@ def test_averaged_weights_are_validated_and_kept(train, run, fold, tmp_path, mon
             of_epochs.append(({**averages}, {**raw}))
 
     monkeypatch.setattr(training.Progress, "on_train_batch_end", average)
-    train(run, "--config", tmp_path / "config.json")
+    train(run, "--config", tmp_path / "config.json", "--precision", "float32")
     record, model = run.read_record(), run.load_model()
     best = record["best_epoch"] - 1
     kept = {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights}
@@ -567,6 +568,82 @@ def test_averaged_weights_are_validated_and_kept(train, run, fold, tmp_path, mon
     loss, accuracy = model.evaluate(fold.x_val, fold.y_val, verbose=0)
     assert loss == pytest.approx(record["history"]["val_loss"][best], abs=1e-5)
     assert accuracy == pytest.approx(record["history"]["val_accuracy"][best], abs=1e-6)
+
+
+FAST = {
+    "statistics": "settled",
+    "clean": 0.5,
+    "ranges": {"rotation": 5, "pixels": 2, "flip": "alternating"},
+    "balanced": False,
+    "logit_adjustment": True,
+    "label_smoothing": 0.2,
+    "optimizer": {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.01}},
+    "bias_rate": 8,
+    "schedule": "linear",
+    "epochs": 4,
+}
+
+
+@pytest.mark.parametrize("epoch", [1, 3])  # with augmentation, and after it ended
+def test_all_that_the_fast_network_is_trained_with_goes_on_to_the_bit(gone_on, worsening, tmp_path, epoch):
+    (tmp_path / "config.json").write_text(json.dumps(FAST))
+    run, _ = gone_on(epoch, "--config", tmp_path / "config.json", fold=worsening)
+    assert run.read_record()["settings"].items() >= {key: FAST[key] for key in FAST if key != "ranges"}.items()
+
+
+def test_averages_have_statistics_of_their_own(gone_on, worsening, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**FAST, "optimizer": AVERAGED, "learning_rate": 0.01}))
+    run, _ = gone_on(3, "--config", tmp_path / "config.json", "--precision", "float32", fold=worsening)
+    require_settled(run, worsening)
+
+
+def require_settled(run, fold):
+    """The statistics kept are those of 2,000 training pictures as they are; and validation was with them."""
+    model, record = run.load_model(), run.read_record()
+    images = training.sample_of(fold, 0, 1)
+    values = keras.Model(model.input, model.get_layer("conv").output).predict(images, verbose=0).astype(np.float64)
+    *_, mean, variance = model.get_layer("norm").get_weights()
+    np.testing.assert_allclose(mean, values.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variance, values.var(axis=(0, 1, 2)), rtol=0.02)  # an average over equal batches
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    _, accuracy = model.evaluate(fold.x_val, fold.y_val, verbose=0)
+    assert accuracy == pytest.approx(record["history"]["val_accuracy"][record["best_epoch"] - 1], abs=1e-6)
+
+
+def test_settled_statistics_are_those_of_training_pictures_as_they_are(train, run, fold, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"statistics": "settled"}))
+    train(run, *FINISHED, "--config", tmp_path / "config.json")
+    require_settled(run, fold)
+
+
+def test_frozen_layers_keep_their_statistics(fold):
+    settings = RECIPES["cnn_tiny"].settings
+    model = common.finished_model(common.build_cnn, settings, 10, "cnn")
+    model.get_layer("norm1").trainable = False
+    training.settle_statistics(model.layers[1:], fold.x_train)
+    *_, mean, variance = model.get_layer("norm1").get_weights()
+    assert not mean.any() and (variance == 1).all()
+    assert model.get_layer("norm2").get_weights()[2].any()
+
+
+@pytest.mark.parametrize(
+    ("clean", "epochs", "expected"), [(0.4, 5, [0, 0, 0, 1, 1]), (0.2, 2, [0, 0]), (0.0, 2, [0, 0])]
+)
+def test_the_last_epochs_are_without_augmentation(train, run, tmp_path, monkeypatch, clean, epochs, expected):
+    (tmp_path / "config.json").write_text(json.dumps({"clean": clean, "epochs": epochs}))
+    seen, plain = {}, training.Progress.on_train_batch_end
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+
+    def look(self, batch, logs=None):
+        plain(self, batch, logs)
+        augment = training.Augment(RECIPES["cnn"].settings.ranges)
+        augment.stopped.assign(self.model.get_layer("augment").stopped)
+        same = np.array_equal(keras.ops.convert_to_numpy(augment(images, training=True)), images)
+        seen.setdefault(self.epoch, set()).add(same)
+
+    monkeypatch.setattr(training.Progress, "on_train_batch_end", look)
+    train(run, "--config", tmp_path / "config.json")
+    assert list(seen.values()) == [{bool(one)} for one in expected]
 
 
 def build_random(x, classes):

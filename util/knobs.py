@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OF_MAKE = {
-    "FOLDS": "folds to train (default: 1 2 3 4 5; of an ARCH its one split)",
+    "FOLDS": "folds to train (default: 1 2 3 4 5; of an ARCH but fast its one split)",
     "LAUNCH": 'a prefix of every training command, such as "srun --gres=gpu:1"',
     "GPU": "1: install TensorFlow's GPU build where make sees no driver, as on a cluster's login node",
     "PYTHON": "the python of an environment of your own, instead of .venv",

@@ -1,0 +1,201 @@
+"""The fast network and what it is trained with, against numpy, scipy and scikit-learn."""
+
+import itertools
+import types
+
+import keras
+import numpy as np
+import pytest
+from sklearn.decomposition import TruncatedSVD
+
+import common
+import training
+from recipes import RECIPES, Ranges
+
+RECIPE = RECIPES["cnn_fast"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Pictures with neighbours alike, as photographs have them."""
+    random = np.random.default_rng(0)
+    small = random.uniform(0, 255, (40, 8, 8, 3))
+    return np.clip(small.repeat(4, axis=1).repeat(4, axis=2) + random.normal(0, 12, (40, 32, 32, 3)), 0, 255).astype(
+        np.uint8
+    )
+
+
+@pytest.fixture(scope="module")
+def network(images):
+    model = common.finished_model(RECIPE.build, RECIPE.settings, 10, "fast")
+    RECIPE.start(model, images)
+    return model
+
+
+def up_to(model, last):
+    return keras.Model(model.input, model.get_layer(last).output)
+
+
+def patches(scaled):
+    """All patches of 2 x 2: (patches, 2 * 2 * channels)."""
+    corners = [scaled[:, y : y + 31, x : x + 31] for y in (0, 1) for x in (0, 1)]
+    return np.stack(corners, axis=3).reshape(-1, 4 * scaled.shape[-1])
+
+
+def test_whitening_makes_filters_of_unit_power_that_do_not_go_together(images, network):
+    whitened = up_to(network, "whiten").predict(images, verbose=0)
+    assert whitened.shape == (40, 31, 31, 24)
+    first, second = np.split(whitened.reshape(-1, 24).astype(np.float64), 2, axis=1)
+    np.testing.assert_allclose(first, -second, atol=1e-5)
+    moments = first.T @ first / len(first)
+    np.testing.assert_allclose(moments, np.eye(12), atol=0.02)  # of the smallest eigenvalue 5e-4 are not divided out
+
+
+def test_whitening_is_the_principal_components_of_scikit_learn(images):
+    scaled = images.astype(np.float32) / 64 - 2
+    kernel = common.whitening(scaled).reshape(12, 24)[:, :12][:, ::-1]  # the largest first
+    rows = patches(scaled).astype(np.float64)
+    found = TruncatedSVD(12, n_iter=20, random_state=0).fit(rows)
+    power = found.singular_values_**2 / len(rows)
+    expected = found.components_.T / np.sqrt(power + 5e-4)
+    signs = np.sign((kernel * expected).sum(axis=0))
+    np.testing.assert_allclose(kernel * signs, expected, rtol=1e-2, atol=2e-3 * np.abs(expected).max())
+
+
+def test_convolutions_pass_on_their_channels_at_first(images, network):
+    before = up_to(network, "silu").predict(images, verbose=0)
+    after = up_to(network, "block1_conv1").predict(images, verbose=0)
+    np.testing.assert_allclose(after[..., :24], before, atol=1e-5)
+    assert np.abs(after[..., 24:]).mean() > 0.01  # the rest are random
+    before = up_to(network, "block3_silu1").predict(images, verbose=0)
+    after = up_to(network, "block3_conv2").predict(images, verbose=0)
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_whitening_is_not_trained_and_all_else_is(network):
+    assert [layer.name for layer in network.layers if layer.weights and not layer.trainable] == ["whiten"]
+    assert common.count_trainable(network) == network.count_params() - 2 * 2 * 3 * 24 - 2 * 2 * (64 + 256 + 256)
+
+
+# --- What it learns from ----------------------------------------------------------------------------------------------
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+SHARES = np.array([0.5, 0.3, 0.2])
+
+
+def loss_of(logits, labels, smoothing, shares, fit):
+    """The loss of a training model whose core gives these logits, by one step of rate 0 or by an evaluation."""
+    image = keras.Input(common.IMAGE_SHAPE)
+    dense = keras.layers.Dense(
+        3, use_bias=False, kernel_initializer="zeros", activation="softmax", name="probabilities"
+    )
+    core = keras.Model(image, dense(keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))))
+    dense.set_weights([np.eye(3, dtype=np.float32)])
+    whole = training.augmented(core, Ranges(), shares=shares)
+    settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=smoothing)
+    training.compile_model(whole, keras.optimizers.SGD(0.0), settings)
+    pictures = np.zeros((len(logits), *common.IMAGE_SHAPE), np.uint8)
+    pictures[:, 0, 0] = logits
+    return (whole.train_on_batch if fit else whole.test_on_batch)(pictures, labels)[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("shares", [None, SHARES])
+@pytest.mark.parametrize("far", [5, 100])  # a probability of e^-100 is no float32
+def test_loss_is_that_of_numpy(smoothing, shares, far):
+    random = np.random.default_rng(1)
+    logits, labels = random.integers(0, far, (30, 3)).astype(float), random.integers(0, 3, 30)
+    target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+
+    def cross_entropy(adjusted):
+        largest = adjusted.max(axis=1, keepdims=True)
+        logs = adjusted - largest - np.log(np.exp(adjusted - largest).sum(axis=1, keepdims=True))
+        return -(target * logs).sum(axis=1).mean()
+
+    trained = loss_of(logits, labels, smoothing, shares, fit=True)
+    limit = 2e-5 if far == 5 or shares is None else 0.1  # logs of probabilities end at that of 1e-37
+    assert trained == pytest.approx(cross_entropy(logits + (0 if shares is None else np.log(shares))), rel=limit)
+    if far == 5:
+        assert loss_of(logits, labels, smoothing, shares, fit=False) == pytest.approx(cross_entropy(logits), rel=2e-5)
+
+
+def test_adjusted_logits_learn_equally_frequent_classes():
+    """A network that sees nothing learns the classes' shares without adjustment, and with it that all are alike."""
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    image = keras.Input(common.IMAGE_SHAPE)
+    found = []
+    for shares in (None, SHARES):
+        flat = keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))
+        core = keras.Model(image, keras.layers.Dense(3, activation="softmax")(flat))
+        whole = training.augmented(core, Ranges(), shares=shares)
+        settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=0.0)
+        training.compile_model(whole, keras.optimizers.SGD(2.0), settings)
+        for _ in range(60):
+            whole.train_on_batch(np.zeros((100, *common.IMAGE_SHAPE), np.uint8), labels)
+        found.append(whole.predict(np.zeros((1, *common.IMAGE_SHAPE), np.uint8), verbose=0)[0])
+    np.testing.assert_allclose(found[0], SHARES, atol=0.01)
+    np.testing.assert_allclose(found[1], 1 / 3, atol=0.01)
+
+
+def test_rate_of_biases_is_that_of_a_plain_numpy_optimizer():
+    """Nesterov's momentum, decay that does not go with the gradient, and biases 64 times as fast."""
+    settings = RECIPE.settings.model_copy(update={"schedule": None, "warmup": 0.0, "learning_rate": 0.01})
+    optimizer = training.new_optimizer(settings)
+    random = np.random.default_rng(2)
+    values = [random.normal(size=(3, 2)), random.normal(size=2)]
+    variables = [keras.Variable(value.astype(np.float32)) for value in values]
+    speed = [np.zeros_like(value) for value in values]
+    for _ in range(20):
+        gradients = [random.normal(size=value.shape) for value in values]
+        optimizer.apply([keras.ops.convert_to_tensor(one.astype(np.float32)) for one in gradients], variables)
+        for i, rate in enumerate((0.01, 64 * 0.01)):
+            values[i] = values[i] * (1 - 0.01 * 0.0089)
+            speed[i] = 0.85 * speed[i] - rate * gradients[i]
+            values[i] = values[i] + 0.85 * speed[i] - rate * gradients[i]
+    for variable, value in zip(variables, values, strict=True):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, rtol=1e-4, atol=1e-4)
+
+
+# --- What it sees -----------------------------------------------------------------------------------------------------
+
+
+def test_whole_pixel_shifts_are_cuts_of_the_mirrored_picture(images):
+    few = images[:2].repeat(200, axis=0).astype(np.float32)
+    shifted = keras.ops.convert_to_numpy(common.augment(few, keras.random.SeedGenerator(3), Ranges(pixels=2)))
+    padded = np.pad(few, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    counts = np.zeros((5, 5), int)
+    for picture, around in zip(shifted, padded, strict=True):
+        same = [(y, x) for y in range(5) for x in range(5) if np.array_equal(picture, around[y : y + 32, x : x + 32])]
+        assert len(same) == 1
+        counts[same[0]] += 1
+    assert counts.min() >= 4 and counts.max() <= 36  # 16 each are expected
+
+
+def test_an_image_is_mirrored_every_other_time_it_comes(images):
+    labels = np.arange(40) % 4
+    stream = common.BalancedBatches(images, labels, 7, seed=5, alternating=True)
+    plain = common.BalancedBatches(images, labels, 7, seed=5)
+    seen = {row: [] for row in range(40)}
+    for step in range(60):
+        rows, times = plain.rows(step)
+        for row, time, picture in zip(rows, times, stream[step][0], strict=True):
+            assert time == len(seen[row])
+            mirrored = np.array_equal(picture, np.fliplr(images[row]))
+            assert mirrored != np.array_equal(picture, images[row])
+            seen[row].append(mirrored)
+    firsts = [several[0] for several in seen.values()]
+    assert 10 <= sum(firsts) <= 30
+    for several in seen.values():
+        assert len(several) >= 10
+        assert all(one != other for one, other in itertools.pairwise(several))
+
+
+def test_alternating_flips_are_the_batches_alone():
+    pictures = np.arange(4 * 32 * 32 * 3, dtype=np.float32).reshape(4, 32, 32, 3)
+    generator = keras.random.SeedGenerator(3)
+    assert np.array_equal(common.augment(pictures, generator, Ranges(flip="alternating")), pictures)
