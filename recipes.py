@@ -174,29 +174,29 @@ class Settings(Part):
     logit_adjustment: bool = setting(False, "while training, the log of a class's share of the images on its logit")
     label_smoothing: float = setting(0.0, "share of a label that is spread over all classes", ge=0, lt=1)
     statistics: Literal["moving", "settled"] = setting(
-        "moving",
+        "settled",
         "of batch normalisation: moving averages, or settled: those of 2,000 training images as they are, taken anew "
         "before each validation",
     )
-    clean: float = setting(0.0, "share of the run, at its end, without augmentation", ge=0, lt=1)
+    clean: float = setting(0.2, "share of the run, at its end, without augmentation", ge=0, lt=1)
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
         "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
     )
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
     bias_rate: float = setting(1.0, "learning rate of biases, times this", gt=0)
     schedule: Literal[("plateau", *SCHEDULES)] | Annotated[float, Field(gt=0, le=1)] | None = setting(
-        "plateau",
-        "of the learning rate: plateau (x 0.3 after 10 epochs without a better val_loss), linear or cosine (to 0 over "
-        "the run's length), a number (x it each epoch), or null",
+        "linear",
+        "of the learning rate: linear or cosine (to 0 over the run's length), plateau (x 0.3 after 10 epochs without a "
+        "better val_loss), a number (x it each epoch), or null",
     )
     warmup: float = setting(0.0, "share of the run in which a linear or cosine schedule first rises", ge=0, lt=1)
     batch_size: int = setting(128, "images a batch", knob="BATCH", option="batch-size", ge=1, le=2**16)
-    epochs: int = setting(100, "epochs at most", knob="EPOCHS", ge=1, le=10**6)
+    epochs: int = setting(30, "epochs at most", knob="EPOCHS", ge=1, le=10**6)
     monitor: Literal["val_loss", "val_accuracy"] = setting(
         "val_loss", "by what the best epoch is chosen and training stopped: val_loss, val_accuracy, val_psnr"
     )
     patience: Annotated[int, Field(ge=1, le=10**6)] | None = setting(
-        15, "epochs without a better validation before training stops", knob="PATIENCE"
+        None, "epochs without a better validation before training stops", knob="PATIENCE"
     )
     # Of the pictures, the indices of those kept and of those trained on: what follows from the data.
     sha256: str | None = None
@@ -273,15 +273,15 @@ def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, n
 
 
 PLAIN = Ranges()  # no augmentation
-# How the study's own classifiers are trained; docs/method.md has what else was tried.
-STUDY = {"statistics": "settled", "clean": 0.2, "schedule": "linear", "epochs": 30, "patience": None}
-WHOLE = {"balanced": False, "reduced": [], "schedule": None}  # the whole training set, as it is
-OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": PLAIN, "split": "last", "val": 0.2, "epochs": 20, "patience": None}
-CAE = {"balanced": False, "schedule": None, "val": 0.22, "seed": 42, "batch_size": 64, "patience": None}
+# As all but the study's own classifiers are trained.
+PLAINLY = {"statistics": "moving", "clean": 0.0, "schedule": None, "balanced": False}
+WHOLE = {**PLAINLY, "reduced": []}  # the whole training set, as it is
+OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": PLAIN, "split": "last", "val": 0.2, "epochs": 20}
+CAE = {**PLAINLY, "val": 0.22, "seed": 42, "batch_size": 64}
 
 # A model, or a model and an ARCH of it, with the values that differ from Settings'; sources in docs/networks.md.
 RECIPES = {
-    "cnn": row(common.build_cnn, **STUDY),
+    "cnn": row(common.build_cnn),
     "cnn_fast": row(
         common.build_fast,
         start=common.start_fast,
@@ -291,16 +291,14 @@ RECIPES = {
         balanced=False,
         logit_adjustment=True,
         label_smoothing=0.2,
-        statistics="settled",
+        clean=0.0,
         optimizer={"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.0089}},
         learning_rate=0.75,
         bias_rate=64,
-        schedule="linear",
         warmup=0.23,
         batch_size=512,
         epochs=10,
         monitor="val_accuracy",
-        patience=None,
     ),
     "cnn_elu": row(
         networks.build_elu,
@@ -324,23 +322,18 @@ RECIPES = {
         learning_rate=5e-3,
         batch_size=32,
         epochs=10,
-        patience=None,
     ),
     "cnn_pool3": row(networks.build_pool3, **OVERFITTING),
     "cnn_wide5": row(networks.build_wide5, **OVERFITTING),
     "cnn_dropout": row(networks.build_dropout, **{**OVERFITTING, "epochs": 30}),
     "autoencoder": row(
-        common.build_autoencoder, AutoencoderSettings, optimizer="rmsprop", balanced=False, schedule=None
+        common.build_autoencoder, AutoencoderSettings, **PLAINLY, optimizer="rmsprop", epochs=100, patience=15
     ),
     "autoencoder_cae": row(
         networks.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, ranges=PLAIN, epochs=50
     ),
     "autoencoder_cls": row(
-        common.build_ae_classifier,
-        ClassifierSettings,
-        frozen_until="block2_norm2",
-        encoder_end=common.ENCODER_END,
-        **STUDY,
+        common.build_ae_classifier, ClassifierSettings, frozen_until="block2_norm2", encoder_end=common.ENCODER_END
     ),
     "autoencoder_cls_cae": row(
         networks.build_cae_classifier,
@@ -350,13 +343,13 @@ RECIPES = {
         network=CaeClassifier(),
         **CAE,
         ranges=Ranges(rotation=40, shift=0.1, zoom=0.1, flip=True),
+        epochs=100,
     ),
     "mod_autoencoder_cls": row(
         common.build_modified_ae_classifier,
         ClassifierSettings,
         frozen_until=common.ENCODER_END,
         encoder_end=common.ENCODER_END,
-        **STUDY,
     ),
 }
 
@@ -516,18 +509,18 @@ def make_command(target, choice):
 
 
 def renamed(settings):
-    """A record's settings by the names of today."""
-    if "reduce_lr" not in settings:
-        return dict(settings)
-    kept = {key: value for key, value in settings.items() if key != "reduce_lr"}
-    return {**kept, "schedule": "plateau" if settings["reduce_lr"] else None}
+    """A record's settings by the names of today, with what was so in all trainings before it could be set."""
+    settings = dict(settings)
+    if "reduce_lr" in settings:
+        settings["schedule"] = "plateau" if settings.pop("reduce_lr") else None
+    before = {"statistics": "moving", "clean": 0.0} if "kept_sha256" in settings else {}  # in every record
+    return {**before, **settings}
 
 
 def completed(settings):
     """A record's settings by the names of today; those that came after it was written were the recipe's own."""
     recipe = RECIPES.get(str(settings.get("model")))
-    before = {"statistics": "moving", "clean": 0.0}  # of all recipes, until these were settings
-    return merged({**(recipe.settings.model_dump() if recipe else {}), **before}, renamed(settings))
+    return merged(recipe.settings.model_dump() if recipe else {}, renamed(settings))
 
 
 def flat(key, value):

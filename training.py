@@ -333,9 +333,9 @@ def seed_layers(training, core, seed, fold, step):
 class Progress(keras.callbacks.Callback):
     """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
 
-    def __init__(self, fold, epochs, steps, batch_size):
+    def __init__(self, fold, epochs, steps, batch_size, may_stop):
         super().__init__()
-        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.epochs, self.steps, self.batch_size, self.may_stop = epochs, steps, batch_size, may_stop
         self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
         # Within the epoch only on a terminal, and not under make -j, where many would share the one line.
         self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get("MAKEFLAGS", "")
@@ -383,7 +383,8 @@ class Progress(keras.callbacks.Callback):
         )
         left = self.epochs - self.epoch
         if self.first and left:
-            print(f"{self.label}at most {duration(left * seconds)} to go; early stopping may end it sooner", flush=True)
+            most, sooner = ("at most", "; early stopping may end it sooner") if self.may_stop else ("about", "")
+            print(f"{self.label}{most} {duration(left * seconds)} to go{sooner}", flush=True)
         self.first = False
 
     def require_finite(self, loss):
@@ -586,7 +587,7 @@ def fit(model, run, fold, settings, note, begun, anew):
     clean = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: stopped.assign(float(epoch >= clean_from))
     )
-    progress = Progress(run.fold, settings.epochs, steps, settings.batch_size)
+    progress = Progress(run.fold, settings.epochs, steps, settings.batch_size, bool(settings.patience))
     shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
     if not state.finished:
         training.fit(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from util import cli, hardware  # noqa: E402
 from util.backend import layers  # noqa: E402
 from util.settings import parse  # noqa: E402
 
+# The reference's way to train a classifier, which most tests of trainings were made for.
+REFERENCE = json.loads((ROOT / "docs/reference.json").read_text())
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 

@@ -63,7 +63,7 @@ PRECISION, TARGET = "is not auto or float32 or mixed_bfloat16", "is not augmente
 ENCODER = "is not frozen or tuned or scratch or random"
 MODEL = "is not cnn or autoencoder or autoencoder_cls or mod_autoencoder_cls"
 ARCHS, NO_CONFIG = (
-    "is no network of cnn; its networks are elu, leaky, pool3, wide5, dropout",
+    "is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout",
     "give a record, or settings like a record's",
 )
 RATE, SHARE = "is not a number, at least 0", "is not a number, more than 0 and less than 1"
@@ -189,7 +189,7 @@ COMBINATIONS = {
         "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
     ),
     "evaluate --model autoencoder --arch elu": ("ARCH=elu is no network of autoencoder; its networks are cae"),
-    "train_cnn --arch cae": "ARCH=cae is no network of cnn; its networks are elu, leaky, pool3, wide5, dropout",
+    "train_cnn --arch cae": "ARCH=cae is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout",
     "train_ae_classifier --modified --arch cae": "ARCH=cae is no network of mod_autoencoder_cls; leave it out",
     "train_autoencoder --arch cae --noaug": (
         "the autoencoder of --arch cae is not augmented, so --noaug and --target have nothing to choose; leave them out"

@@ -88,6 +88,7 @@ def test_every_recipe_s_settings_come_back(of_file, npz, name):
     assert settings == json.loads(json.dumps(settings))
     assert {field.name for field in dataclasses.fields(recipes.Recipe)} - {"settings"} == {
         "build",
+        "start",
         "frozen_until",
         "encoder_end",
     }
@@ -101,7 +102,8 @@ def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
-        **{"patience": 4},
+        **{"patience": 4, "statistics": "settled", "clean": 0.25, "bias_rate": 8.0},
+        **{"logit_adjustment": True, "label_smoothing": 0.1},
     }
     content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"
     settings, row = of_file(name, content), RECIPES[name].settings
@@ -175,6 +177,8 @@ def test_published_records_can_be_fed_back(config, arguments, name):
         recipe = recipes.resolve(row, *arguments("--config", config(content)), **of_name)
         if "reduce_lr" in there:
             there["schedule"] = "plateau" if there.pop("reduce_lr") else None
+        # Before these could be set.
+        there = {"statistics": "moving", "clean": 0.0, **there, "ranges": {"pixels": 0, **there["ranges"]}}
         assert recipe.settings.model_dump() == {**RECIPES[row].settings.model_dump(), **there}
         assert dataclasses.replace(recipe, settings=None) == dataclasses.replace(RECIPES[row], settings=None)
 
@@ -411,7 +415,7 @@ BAD = [  # row, what the file holds, the sentence after its name
     ("cnn", {"balanced": 1}, "holds balanced = 1; it may be true or false"),
     ("cnn", {"ranges": 5}, "holds ranges = 5; it may be a dictionary"),
     ("cnn", {"ranges": {"zoom": 1}}, "holds ranges.zoom = 1; it may be a number, at least 0 and less than 1"),
-    ("cnn", {"ranges": {"flip": 0}}, "holds ranges.flip = 0; it may be true or false"),
+    ("cnn", {"ranges": {"flip": 0}}, 'holds ranges.flip = 0; it may be true or false or "alternating"'),
     ("cnn", {"optimizer": "adamm"}, f'holds optimizer = "adamm"; it may be {OPTIMIZER}'),
     ("cnn", {"optimizer": {"config": {}}}, f'holds optimizer = {{"config": {{}}}}; it may be {OPTIMIZER}'),
     (

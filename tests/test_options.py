@@ -304,9 +304,9 @@ def test_run_names(parts, name):
 def test_an_arch_makes_another_model_and_has_to_be_one_of_its_own():
     assert recipes.row_name("cnn") == "cnn"
     assert {recipes.row_name("cnn", arch) for arch in recipes.ARCHS["cnn"]} < recipes.RECIPES.keys()
-    assert recipes.ARCHS["cnn"] == ["elu", "leaky", "pool3", "wide5", "dropout"]
+    assert recipes.ARCHS["cnn"] == ["fast", "elu", "leaky", "pool3", "wide5", "dropout"]
     for model, arch, sentence in (
-        ("cnn", "cae", "ARCH=cae is no network of cnn; its networks are elu, leaky, pool3, wide5, dropout"),
+        ("cnn", "cae", "ARCH=cae is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout"),
         ("autoencoder", "x" * 99, f"ARCH={'x' * 80} is no network of autoencoder; its networks are cae"),
         ("mod_autoencoder_cls", "cae", "ARCH=cae is no network of mod_autoencoder_cls; leave it out"),
     ):

@@ -245,12 +245,11 @@ def test_the_readme_is_no_longer_than_can_be_read():
 
 
 def test_the_table_of_knobs_and_settings_is_that_of_the_code():
-    (table,) = re.findall(r"<!-- settings -->\n(.*?)<!-- /settings -->\n", README, re.DOTALL)
-    command = [sys.executable, ROOT / "util/knobs.py", "markdown"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-    assert table == printed
-    for text in TEXTS.values():
-        assert "<!-- settings -->" not in text or text is README
+    for which, there in (("knobs", README), ("settings", NETWORKS)):
+        (table,) = re.findall(rf"<!-- {which} -->\n(.*?)<!-- /{which} -->\n", there, re.DOTALL)
+        command = [sys.executable, ROOT / "util/knobs.py", which]
+        assert table == subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+        assert [text for text in TEXTS.values() if f"<!-- {which} -->" in text] == [there]
 
 
 def anchors(text):

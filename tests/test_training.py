@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import pydantic
 import pytest
-from conftest import ROOT, copy_project
+from conftest import REFERENCE, ROOT, copy_project
 from keras import layers
 
 import common
@@ -58,7 +58,7 @@ def changed(recipe, **settings):
 def tiny_recipes():
     """Models that train in a second, under the names `cnn_tiny` and `autoencoder_tiny`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "cnn_tiny", recipes.row(build_tiny, batch_size=64, epochs=2))
+        patch.setitem(RECIPES, "cnn_tiny", recipes.row(build_tiny, **{**REFERENCE, "batch_size": 64, "epochs": 2}))
         recipe = changed(RECIPES["autoencoder"], epochs=1)
         patch.setitem(RECIPES, "autoencoder_tiny", dataclasses.replace(recipe, build=build_tiny_autoencoder))
         yield
@@ -326,7 +326,9 @@ def build_plain(x, classes):
 
 def test_class_weights_multiply_the_losses_of_a_class(train, run, fold, monkeypatch):
     """At learning rate 0 the loss of an epoch can be told beforehand."""
-    recipe = recipes.row(build_plain, ranges=recipes.PLAIN, balanced=False, class_weights=True, batch_size=17)
+    recipe = recipes.row(
+        build_plain, ranges=recipes.PLAIN, clean=0.0, balanced=False, class_weights=True, batch_size=17
+    )
     monkeypatch.setitem(RECIPES, "cnn_plain", recipe)
     train(run, *("--learning-rate", 0, "--epochs", 1, "--precision", "float32"), model="cnn_plain")
     assert len(fold.y_train) == 17 * 17  # whole batches: each image once
@@ -654,7 +656,9 @@ def build_random(x, classes):
 
 
 def test_keras_s_own_random_layers_go_on_to_the_bit(gone_on, monkeypatch):
-    monkeypatch.setitem(RECIPES, "cnn_random", recipes.row(build_random, batch_size=64, epochs=2))
+    monkeypatch.setitem(
+        RECIPES, "cnn_random", recipes.row(build_random, **{**REFERENCE, "batch_size": 64, "epochs": 2})
+    )
     _, groups = gone_on(1, model="cnn_random")
     keys, draws = np.transpose(groups["draws"])
     assert len(set(keys)) == len(keys) == 1 + 1 + 1 + 2 + 2  # augmentation, flip, erasing, two of several, tiny's two
@@ -755,12 +759,12 @@ BAR = (7, 15, 22, 30)  # of 30 places, after each of four steps
 def watch(monkeypatch, capsys):
     """What Progress prints of `epochs` epochs of four steps of 100 images; each look at the clock is 1.5 s later."""
 
-    def watch(terminal, makeflags="", fold=2, epochs=3, loss=0.5):
+    def watch(terminal, makeflags="", fold=2, epochs=3, loss=0.5, may_stop=True):
         clock = itertools.count(0, 1.5)
         monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
         monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
         monkeypatch.setenv("MAKEFLAGS", makeflags)
-        progress = training.Progress(fold, epochs, 4, 100)
+        progress = training.Progress(fold, epochs, 4, 100, may_stop)
         progress.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.01)))
         for epoch in range(epochs):
             progress.on_epoch_begin(epoch)
@@ -811,7 +815,7 @@ def test_a_loss_that_is_not_finite_stops_within_the_epoch(watch):
 
 @pytest.mark.parametrize(("signum", "kind"), [(signal.SIGTERM, cli.Terminated), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_that_keras_swallows_ends_the_training_all_the_same(signum, kind):
-    progress = training.Progress(None, 1, 4, 100)
+    progress = training.Progress(None, 1, 4, 100, False)
     progress.on_epoch_begin(0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:

@@ -1,6 +1,7 @@
 """The knobs and settings that the scripts declare, read from their source: make needs them before there are packages.
 
-`python3 util/knobs.py` prints what `make help` shows; with `markdown`, the table of the README. Standard library only.
+`python3 util/knobs.py` prints what `make help` shows; with `knobs`, the table of the README, with `settings` that of
+docs/networks.md. Standard library only.
 """
 
 import ast
@@ -60,11 +61,18 @@ def for_help():
             print(f"  {knob:<10} {text}{default and f' (default: {default})'}")
 
 
-def for_readme():
-    print("| knob | setting | default | what it is |\n|---|---|---|---|")
-    for *words, text in rows():
-        print("|", " | ".join([*(word and f"`{word}`" for word in words), text]), "|")
+def table(first, of):
+    """Print the Markdown table of those rows whose first word there is, as `of` puts them."""
+    print(f"| {first} | default | what it is |\n|{'---|' * (first.count('|') + 3)}")
+    for *words, text in map(of, rows()):
+        if words[0]:
+            print("|", " | ".join([*(word and f"`{word}`" for word in words), text]), "|")
 
 
 if __name__ == "__main__":
-    for_readme() if sys.argv[1:] == ["markdown"] else for_help()
+    if sys.argv[1:] == ["knobs"]:
+        table("knob", lambda row: (row[0], *row[2:]))
+    elif sys.argv[1:] == ["settings"]:
+        table("setting | knob", lambda row: (row[1], row[0], *row[2:]))
+    else:
+        for_help()
