@@ -184,6 +184,9 @@ class Settings(Part):
     )
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
     bias_rate: float = setting(1.0, "learning rate of biases, times this", gt=0)
+    ema_rise: float = setting(
+        0.0, "an optimizer's ema_momentum is times the share of the run that is done, to this power", ge=0
+    )
     schedule: Literal[("plateau", *SCHEDULES)] | Annotated[float, Field(gt=0, le=1)] | None = setting(
         "linear",
         "of the learning rate: linear or cosine (to 0 over the run's length), plateau (x 0.3 after 10 epochs without a "
@@ -191,12 +194,12 @@ class Settings(Part):
     )
     warmup: float = setting(0.0, "share of the run in which a linear or cosine schedule first rises", ge=0, lt=1)
     batch_size: int = setting(128, "images a batch", knob="BATCH", option="batch-size", ge=1, le=2**16)
-    epochs: int = setting(30, "epochs at most", knob="EPOCHS", ge=1, le=10**6)
+    epochs: int = setting(30, "epochs at most; of the autoencoder 100", knob="EPOCHS", ge=1, le=10**6)
     monitor: Literal["val_loss", "val_accuracy"] = setting(
         "val_loss", "by what the best epoch is chosen and training stopped: val_loss, val_accuracy, val_psnr"
     )
     patience: Annotated[int, Field(ge=1, le=10**6)] | None = setting(
-        None, "epochs without a better validation before training stops", knob="PATIENCE"
+        None, "epochs without a better validation before training stops; of the autoencoder 15", knob="PATIENCE"
     )
     # Of the pictures, the indices of those kept and of those trained on: what follows from the data.
     sha256: str | None = None
@@ -292,9 +295,20 @@ RECIPES = {
         logit_adjustment=True,
         label_smoothing=0.2,
         clean=0.0,
-        optimizer={"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.0089}},
+        optimizer={
+            "class_name": "SGD",
+            "config": {
+                "momentum": 0.85,
+                "nesterov": True,
+                "weight_decay": 0.0089,
+                "use_ema": True,  # lookahead: every five steps the weights become their average
+                "ema_momentum": 0.92,
+                "ema_overwrite_frequency": 5,
+            },
+        },
         learning_rate=0.75,
         bias_rate=64,
+        ema_rise=3,
         warmup=0.23,
         batch_size=512,
         epochs=10,

@@ -57,8 +57,8 @@ def new_optimizer(settings, steps=1):
         kind = type(keras.optimizers.get(name))
         if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
             kind = fast_layers.Adam
-        if settings.bias_rate != 1:
-            kind = with_bias_rate(kind, settings.bias_rate)
+        if settings.bias_rate != 1 or settings.ema_rise:
+            kind = extended(kind, settings, steps)
         if config:  # Keras looks at most values when it takes a step
             kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
         return kind(rate, **config)
@@ -69,14 +69,21 @@ def new_optimizer(settings, steps=1):
         ) from None
 
 
-def with_bias_rate(kind, factor):
-    """The class of optimizers `kind` with the learning rate times `factor` for vectors: biases, normalisation."""
+def extended(kind, settings, steps):
+    """The class of optimizers `kind` with a rate of their own for biases and a momentum of averages that rises."""
 
-    class WithBiasRate(kind):
+    class Extended(kind):
         def update_step(self, gradient, variable, learning_rate):
-            super().update_step(gradient, variable, learning_rate * (factor if len(variable.shape) == 1 else 1))
+            vector = len(variable.shape) == 1  # biases, and what a normalisation learns
+            super().update_step(gradient, variable, learning_rate * (settings.bias_rate if vector else 1))
 
-    return WithBiasRate
+        def _update_model_variables_moving_average(self, trainable_variables):
+            last = self.ema_momentum
+            self.ema_momentum = last * (ops.cast(self.iterations, "float32") / steps) ** settings.ema_rise
+            super()._update_model_variables_moving_average(trainable_variables)
+            self.ema_momentum = last
+
+    return Extended
 
 
 def schedule_callbacks(settings):

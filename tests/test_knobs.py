@@ -117,7 +117,7 @@ def test_table_of_knobs_names_every_knob_once_and_needs_no_packages():
     words = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines}
     for knob, text in BY_KNOB.items():
         assert words[knob].startswith(text)
-    assert words["EPOCHS"] == "epochs at most (default: 30)"
+    assert words["EPOCHS"] == "epochs at most; of the autoencoder 100 (default: 30)"
     assert words["LR"].endswith(" (default: 0.001)")
     assert words["TARGET"].endswith(" (default: augmented)")
     assert not any(

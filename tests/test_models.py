@@ -269,15 +269,24 @@ def test_finished_file_opens_where_this_project_is_not(cnn, tmp_path):
     assert np.allclose(np.load(tmp_path / "probabilities.npy"), numpy(cnn(PICTURES)), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch-size", "learning-rate", "patience"])
+@pytest.mark.parametrize("name", ["epochs", "batch-size", "learning-rate"])
 def test_help_names_the_recipes_defaults(name, capsys):
     with pytest.raises(SystemExit):
         train_cnn.main(["--help"])
     words = " ".join(capsys.readouterr().out.split())
     (number,) = re.findall(rf" --{name} [A-Z]+ [^()]+ \(default: ([\d.]+)\)", words)
-    assert {getattr(recipes.RECIPES[model].settings, name.replace("-", "_")) for model in recipes.MODELS} == {
-        float(number)
-    }
+    found = {model: getattr(recipes.RECIPES[model].settings, name.replace("-", "_")) for model in recipes.MODELS}
+    autoencoder = found.pop("autoencoder")
+    assert set(found.values()) == {float(number)}
+    assert autoencoder == float(number) or f"--{name} {name.upper()} epochs at most; of the autoencoder 100 (" in words
+
+
+def test_help_says_when_early_stopping_ends_a_training(capsys):
+    with pytest.raises(SystemExit):
+        train_cnn.main(["--help"])
+    assert "before training stops; of the autoencoder 15" in " ".join(capsys.readouterr().out.split())
+    assert {recipes.RECIPES[model].settings.patience for model in recipes.MODELS} == {None, 15}
+    assert recipes.RECIPES["autoencoder"].settings.patience == 15
 
 
 # --- The training twin ---
