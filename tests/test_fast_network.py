@@ -142,23 +142,31 @@ def test_adjusted_logits_learn_equally_frequent_classes():
     np.testing.assert_allclose(found[1], 1 / 3, atol=0.01)
 
 
-def test_rate_of_biases_is_that_of_a_plain_numpy_optimizer():
-    """Nesterov's momentum, decay that does not go with the gradient, and biases 64 times as fast."""
+def test_optimizer_is_that_of_plain_numpy():
+    """Nesterov's momentum, decay apart from the gradient, biases 64 times as fast, and lookahead."""
     settings = RECIPE.settings.model_copy(update={"schedule": None, "warmup": 0.0, "learning_rate": 0.01})
-    optimizer = training.new_optimizer(settings)
+    optimizer, steps = training.new_optimizer(settings, 24), 24
     random = np.random.default_rng(2)
     values = [random.normal(size=(3, 2)), random.normal(size=2)]
     variables = [keras.Variable(value.astype(np.float32)) for value in values]
-    speed = [np.zeros_like(value) for value in values]
-    for _ in range(20):
+    speed, slow = [np.zeros_like(value) for value in values], [None, None]
+    for step in range(steps):
         gradients = [random.normal(size=value.shape) for value in values]
         optimizer.apply([keras.ops.convert_to_tensor(one.astype(np.float32)) for one in gradients], variables)
+        kept = 0.92 * (step / steps) ** 3
         for i, rate in enumerate((0.01, 64 * 0.01)):
             values[i] = values[i] * (1 - 0.01 * 0.0089)
             speed[i] = 0.85 * speed[i] - rate * gradients[i]
             values[i] = values[i] + 0.85 * speed[i] - rate * gradients[i]
-    for variable, value in zip(variables, values, strict=True):
-        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, rtol=1e-4, atol=1e-4)
+            slow[i] = kept * slow[i] + (1 - kept) * values[i] if step else values[i]
+            if (step + 1) % 5 == 0:
+                values[i] = slow[i]
+        for variable, value in zip(variables, values, strict=True):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, rtol=1e-4, atol=1e-4)
+    averages = optimizer._model_variables_moving_average
+    for average, value, last in zip(averages, slow, values, strict=True):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(average), value, rtol=1e-4, atol=1e-4)
+        assert np.abs(value - last).max() > 0.01
 
 
 # --- What it sees -----------------------------------------------------------------------------------------------------
