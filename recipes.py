@@ -184,6 +184,7 @@ class Settings(Part):
     )
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
     bias_rate: float = setting(1.0, "learning rate of biases, times this", gt=0)
+    muon_rate: float = setting(0.0, "learning rate of convolutions by Muon, on the same schedule; 0: as all else", ge=0)
     ema_rise: float = setting(
         0.0, "an optimizer's ema_momentum is times the share of the run that is done, to this power", ge=0
     )

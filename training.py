@@ -57,7 +57,7 @@ def new_optimizer(settings, steps=1):
         kind = type(keras.optimizers.get(name))
         if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
             kind = fast_layers.Adam
-        if settings.bias_rate != 1 or settings.ema_rise:
+        if settings.bias_rate != 1 or settings.ema_rise or settings.muon_rate:
             kind = extended(kind, settings, steps)
         if config:  # Keras looks at most values when it takes a step
             kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
@@ -69,13 +69,37 @@ def new_optimizer(settings, steps=1):
         ) from None
 
 
+def orthogonal(matrix, steps=3):
+    """About the nearest matrix whose singular values are all alike: they end between 0.7 and 1.2, by Newton-Schulz."""
+    x = matrix / (ops.norm(matrix) + 1e-7)
+    x = ops.transpose(x) if matrix.shape[0] > matrix.shape[1] else x
+    for _ in range(steps):
+        square = ops.matmul(x, ops.transpose(x))
+        x = 3.4445 * x + ops.matmul(-4.7750 * square + 2.0315 * ops.matmul(square, square), x)
+    return ops.transpose(x) if matrix.shape[0] > matrix.shape[1] else x
+
+
 def extended(kind, settings, steps):
-    """The class of optimizers `kind` with a rate of their own for biases and a momentum of averages that rises."""
+    """The class of optimizers `kind` with a rate of their own for biases and a momentum of averages that rises.
+
+    With a `muon_rate`, convolutions learn by Muon (Jordan et al. 2024): each filter keeps its length on average, and a
+    step goes equally far in all directions that the gradient has.
+    """
 
     class Extended(kind):
         def update_step(self, gradient, variable, learning_rate):
+            if settings.muon_rate and len(variable.shape) == 4:
+                rate = learning_rate * (settings.muon_rate / settings.learning_rate)
+                return self.muon_step(gradient, variable, rate, self.momentums[self._get_variable_index(variable)])
             vector = len(variable.shape) == 1  # biases, and what a normalisation learns
-            super().update_step(gradient, variable, learning_rate * (settings.bias_rate if vector else 1))
+            return super().update_step(gradient, variable, learning_rate * (settings.bias_rate if vector else 1))
+
+        def muon_step(self, gradient, kernel, rate, velocity, momentum=0.6):
+            filters = kernel.shape[-1]
+            self.assign(velocity, momentum * velocity + gradient)
+            ahead = gradient + momentum * velocity
+            step = ops.reshape(orthogonal(ops.reshape(ahead, (-1, filters))), kernel.shape)
+            self.assign(kernel, kernel * ops.sqrt(filters / ops.sum(ops.square(kernel))) - rate * step)
 
         def _update_model_variables_moving_average(self, trainable_variables):
             last = self.ema_momentum
