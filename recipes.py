@@ -185,9 +185,6 @@ class Settings(Part):
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
     bias_rate: float = setting(1.0, "learning rate of biases, times this", gt=0)
     muon_rate: float = setting(0.0, "learning rate of convolutions by Muon, on the same schedule; 0: as all else", ge=0)
-    ema_rise: float = setting(
-        0.0, "an optimizer's ema_momentum is times the share of the run that is done, to this power", ge=0
-    )
     schedule: Literal[("plateau", *SCHEDULES)] | Annotated[float, Field(gt=0, le=1)] | None = setting(
         "linear",
         "of the learning rate: linear or cosine (to 0 over the run's length), plateau (x 0.3 after 10 epochs without a "
@@ -296,23 +293,12 @@ RECIPES = {
         logit_adjustment=True,
         label_smoothing=0.2,
         clean=0.0,
-        optimizer={
-            "class_name": "SGD",
-            "config": {
-                "momentum": 0.85,
-                "nesterov": True,
-                "weight_decay": 0.0089,
-                "use_ema": True,  # lookahead: every five steps the weights become their average
-                "ema_momentum": 0.92,
-                "ema_overwrite_frequency": 5,
-            },
-        },
-        learning_rate=0.75,
-        bias_rate=64,
-        ema_rise=3,
-        warmup=0.23,
-        batch_size=512,
-        epochs=10,
+        optimizer={"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.013}},
+        learning_rate=2.0,
+        bias_rate=60,
+        muon_rate=0.24,
+        batch_size=2000,
+        epochs=11,
         monitor="val_accuracy",
     ),
     "cnn_elu": row(
@@ -455,7 +441,14 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
             f"CONFIG {path!r} holds warmup = {settings.warmup:g}, which takes a schedule of {' or '.join(SCHEDULES)}; "
             "add one, or leave warmup out"
         )
-    if isinstance(settings.optimizer, OptimizerConfig) and "learning_rate" in settings.optimizer.config:
+    own = settings.optimizer if isinstance(settings.optimizer, OptimizerConfig) else OptimizerConfig(class_name="")
+    momentum = own.class_name.lower() == "sgd" and own.config.get("momentum")
+    if settings.muon_rate and not (momentum and settings.learning_rate):
+        raise InputError(
+            f"muon_rate = {settings.muon_rate:g} takes the optimizer SGD with momentum, and a learning rate above 0; "
+            "give both, or a muon_rate of 0"
+        )
+    if "learning_rate" in own.config:
         raise InputError(
             f"CONFIG {path!r} holds optimizer.config.learning_rate; the learning rate is a setting of its own: "
             "move it out, to learning_rate beside optimizer"

@@ -57,8 +57,8 @@ def new_optimizer(settings, steps=1):
         kind = type(keras.optimizers.get(name))
         if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
             kind = fast_layers.Adam
-        if settings.bias_rate != 1 or settings.ema_rise or settings.muon_rate:
-            kind = extended(kind, settings, steps)
+        if settings.bias_rate != 1 or settings.muon_rate:
+            kind = extended(kind, settings)
         if config:  # Keras looks at most values when it takes a step
             kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
         return kind(rate, **config)
@@ -79,11 +79,11 @@ def orthogonal(matrix, steps=3):
     return ops.transpose(x) if matrix.shape[0] > matrix.shape[1] else x
 
 
-def extended(kind, settings, steps):
-    """The class of optimizers `kind` with a rate of their own for biases and a momentum of averages that rises.
+def extended(kind, settings):
+    """The class of optimizers `kind` with a rate of their own for biases and, with a `muon_rate`, convolutions by Muon.
 
-    With a `muon_rate`, convolutions learn by Muon (Jordan et al. 2024): each filter keeps its length on average, and a
-    step goes equally far in all directions that the gradient has.
+    Muon's step goes equally far in all directions that the gradient has, and kernels keep a length of 1 a filter
+    (Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks). Keras's Muon takes matrices alone.
     """
 
     class Extended(kind):
@@ -100,12 +100,6 @@ def extended(kind, settings, steps):
             ahead = gradient + momentum * velocity
             step = ops.reshape(orthogonal(ops.reshape(ahead, (-1, filters))), kernel.shape)
             self.assign(kernel, kernel * ops.sqrt(filters / ops.sum(ops.square(kernel))) - rate * step)
-
-        def _update_model_variables_moving_average(self, trainable_variables):
-            last = self.ema_momentum
-            self.ema_momentum = last * (ops.cast(self.iterations, "float32") / steps) ** settings.ema_rise
-            super()._update_model_variables_moving_average(trainable_variables)
-            self.ema_momentum = last
 
     return Extended
 

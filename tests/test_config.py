@@ -76,7 +76,7 @@ def test_every_recipe_s_settings_come_back(of_file, npz, name):
     row = RECIPES[name].settings
     changed = {"learning_rate": 0.5, "epochs": row.epochs + 1, "optimizer": "sgd", "scale": 0.5, "seed": 3, "val": 0.3}
     network = row.network.model_copy(update={"dropout": 0.25} if "dropout" in type(row.network).model_fields else {})
-    changed |= {"network": network, "ranges": Ranges(rotation=3), "keep": 7}
+    changed |= {"network": network, "ranges": Ranges(rotation=3), "keep": 7, "muon_rate": 0.0}
 
     def of_record(settings):
         """As train() completes them."""
@@ -102,12 +102,12 @@ def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
-        **{"patience": 4, "statistics": "settled", "clean": 0.25, "bias_rate": 8.0, "ema_rise": 1.0},
+        **{"patience": 4, "statistics": "settled", "clean": 0.25, "bias_rate": 8.0},
         **{"logit_adjustment": True, "label_smoothing": 0.1},
     }
     content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"
     settings, row = of_file(name, content), RECIPES[name].settings
-    assert content.keys() == type(row).model_fields.keys() - HASHES - {"model", "encoder", "loss"}
+    assert content.keys() == type(row).model_fields.keys() - HASHES - {"model", "encoder", "loss", "muon_rate"}
     assert {key: getattr(settings, key) for key in other} == other
     assert [type(value) for value in (settings.scale, settings.learning_rate)] == [float, float]  # Keras wants them so
     assert all(value != getattr(row, key) for key, value in other.items())
@@ -372,6 +372,18 @@ def test_a_warm_up_takes_a_schedule_over_the_run(of_file, schedule):
     assert str(refusal.value) == (
         "CONFIG 'config.json' holds warmup = 0.1, which takes a schedule of linear or cosine; "
         "add one, or leave warmup out"
+    )
+
+
+@pytest.mark.parametrize("more", [{"optimizer": "sgd"}, {"optimizer": "adam"}, {"learning_rate": 0}])
+def test_muon_takes_sgd_with_momentum_and_a_rate(of_file, more):
+    sgd = {"class_name": "SGD", "config": {"momentum": 0.9}}
+    assert of_file("cnn", {"muon_rate": 0.1, "optimizer": sgd}).muon_rate == 0.1
+    with pytest.raises(InputError) as refusal:
+        of_file("cnn", {"muon_rate": 0.1, "optimizer": sgd, **more})
+    assert str(refusal.value) == (
+        "muon_rate = 0.1 takes the optimizer SGD with momentum, and a learning rate above 0; "
+        "give both, or a muon_rate of 0"
     )
 
 

@@ -200,7 +200,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
     fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": False, "label_smoothing": 0}
-    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "ema_rise": 0}
+    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
@@ -285,7 +285,7 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
     plain = training.training_model
     monkeypatch.setattr(training, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
     train(run, "--batch-size", 100, model="autoencoder_tiny", target=target, augment=augment)
-    (((_, ranges, _, found_target), _),) = made
+    (((_, ranges, _, found_target, _), _),) = made
     assert ranges == (recipes.Settings().ranges if augment else recipes.PLAIN)
     assert found_target == target
     record = run.read_record()
@@ -590,7 +590,7 @@ FAST = {
         },
     },
     "bias_rate": 8,
-    "ema_rise": 3,
+    "muon_rate": 0.1,
     "schedule": "linear",
     "epochs": 4,
 }
