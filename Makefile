@@ -127,7 +127,7 @@ pretrained: $(ENVIRONMENT) $(filter ae,$(GOALS))
 	"$$PYTHON" train_ae_classifier.py $(if $(filter mod%,$(goal)),--modified) --check $(KNOBS) &&) :
 	$(TRAIN) train_autoencoder.py --if-missing --shared $(KNOBS)
 
-# Enough epochs of small batches for batch-norm statistics to settle, few enough for three minutes of two cores; the two
+# Enough epochs of small batches to learn from a thousand pictures, few enough for three minutes of two cores; the two
 # folds side by side, since starting up keeps one core busy only.
 DEMO := --no-print-directory -j2 DATA=digits NAME=demo BATCH=32 FORCE=1
 demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it; nothing to download, three minutes
