@@ -546,7 +546,10 @@ def finding(row):
     said = f"{row['run']} {verdict} {row['baseline']} ({figures})."
     if sorted(map(str, row["encoders"])) == ["frozen", "scratch"]:
         said += " This includes what freezing costs."
-    return said + (f" They differ in more than the network: {row['unlike']}." if row["unlike"] else "")
+    unlike = row["unlike"].split("; ") if row["unlike"] else []
+    if len(unlike) > 4:
+        unlike[3:] = [f"and {len(unlike) - 3} more, which the .json has"]
+    return said + (f" They differ in more than the network: {'; '.join(unlike)}." if unlike else "")
 
 
 if __name__ == "__main__":

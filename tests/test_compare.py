@@ -609,6 +609,14 @@ def test_the_same_difference_on_every_fold_is_not_certainty(study):
 def test_what_else_differs_is_said(study):
     write("autoencoder_cls_noaug", {1: 0.8, 2: 0.8, 3: 0.8}, "frozen", epochs=100)
     assert "They differ in more than the network: EPOCHS 100 and 12." in " ".join(run()["text"].split())
+    more = {"epochs": 100, "batch_size": 64, "learning_rate": 0.5, "patience": 3, "optimizer": "sgd"}
+    write("autoencoder_cls_noaug", {1: 0.8, 2: 0.8, 3: 0.8}, "frozen", **more)
+    found = run()
+    (unlike,) = [row["unlike"] for row in found["comparisons"] if row["run"] == "autoencoder_cls_noaug"]
+    first, second, third, *rest = unlike.split("; ")
+    assert len(rest) == 2
+    said = f"than the network: {first}; {second}; {third}; and 2 more, which the .json has."
+    assert said in " ".join(found["text"].split())
 
 
 def test_so_is_another_precision_or_device(study):
