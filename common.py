@@ -117,6 +117,7 @@ class Ranges(Part):
     shear: float = setting(0.0, "degrees", ge=0, lt=90)
     zoom: float = setting(0.0, "each axis times 1 - zoom to 1 + zoom", ge=0, lt=1)
     pixels: int = setting(0, "whole pixels, over mirrored edges", ge=0, le=16)
+    cutout: int = setting(0, "a square of this side takes the picture's mean colour", ge=0, le=32)
     flip: bool | Literal["alternating"] = setting(
         False, "left to right, every other picture; alternating: each picture every other time it comes"
     )
@@ -382,9 +383,26 @@ def shift_whole_pixels(images, seeds, ranges):
     return ops.image.affine_transform(padded, matrices, interpolation="nearest")[:, :height, :width]
 
 
+def cut_out(images, seeds, ranges):
+    """A square of side `ranges.cutout`, partly outside perhaps, takes the picture's mean colour (DeVries 2017)."""
+    side = ranges.cutout
+    if not side:
+        return images
+    height, width = images.shape[1:3]
+    first = keras.random.uniform((ops.shape(images)[0], 2), seed=seeds)
+
+    def within(size, share):  # (batch, size): whether a row or column is of the square
+        first = ops.floor(share[:, None] * (size + side - 1)) - (side - 1)
+        place = ops.arange(size, dtype="float32")[None]
+        return ops.logical_and(place >= first, place < first + side)
+
+    square = ops.logical_and(within(height, first[:, 0])[:, :, None], within(width, first[:, 1])[:, None, :])
+    return ops.where(square[..., None], ops.mean(images, axis=(1, 2), keepdims=True), images)
+
+
 # In this order: (batch, 32, 32, 3) float32 pictures, a Keras SeedGenerator, Ranges -> pictures. Each leaves them alone,
 # and draws nothing, where its ranges are 0.
-AUGMENTATIONS = (transform_affinely, shift_whole_pixels)
+AUGMENTATIONS = (transform_affinely, shift_whole_pixels, cut_out)
 
 
 def augment(images, generator, ranges):

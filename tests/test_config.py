@@ -178,7 +178,7 @@ def test_published_records_can_be_fed_back(config, arguments, name):
         if "reduce_lr" in there:
             there["schedule"] = "plateau" if there.pop("reduce_lr") else None
         # Before these could be set.
-        there = {"statistics": "moving", "clean": 0.0, **there, "ranges": {"pixels": 0, **there["ranges"]}}
+        there = {"statistics": "moving", "clean": 0.0, **there, "ranges": {"pixels": 0, "cutout": 0, **there["ranges"]}}
         assert recipe.settings.model_dump() == {**RECIPES[row].settings.model_dump(), **there}
         assert dataclasses.replace(recipe, settings=None) == dataclasses.replace(RECIPES[row], settings=None)
 

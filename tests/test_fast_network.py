@@ -200,6 +200,25 @@ def test_whole_pixel_shifts_are_cuts_of_the_mirrored_picture(images):
     assert counts.min() >= 4 and counts.max() <= 36  # 16 each are expected
 
 
+def test_cut_out_is_a_square_of_the_mean_colour(images):
+    few = images[:2].repeat(300, axis=0).astype(np.float32)
+    changed = keras.ops.convert_to_numpy(common.augment(few, keras.random.SeedGenerator(3), Ranges(cutout=8)))
+    places = set()
+    for picture, before in zip(changed, few, strict=True):
+        rows, columns = (np.flatnonzero((picture != before).any(axis=(2, axis))) for axis in (1, 0))
+        (top, bottom), (left, right) = rows[[0, -1]], columns[[0, -1]]
+        for first, last in ((top, bottom), (left, right)):
+            assert last - first == 7 or first == 0 or last == 31  # part of it may be outside
+            assert last - first <= 7
+        expected = before.copy()
+        expected[top : bottom + 1, left : right + 1] = before.mean(axis=(0, 1))
+        np.testing.assert_allclose(picture, expected, atol=1e-3)
+        places.add((top, left))
+    tops, lefts = zip(*places, strict=True)
+    assert {min(tops), min(lefts)} == {0} and {max(tops), max(lefts)} == {31}
+    assert len(set(tops)) == len(set(lefts)) == 32
+
+
 def test_an_image_is_mirrored_every_other_time_it_comes(images):
     labels = np.arange(40) % 4
     stream = common.BalancedBatches(images, labels, 7, seed=5, alternating=True)

@@ -201,7 +201,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
     fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": False, "label_smoothing": 0}
     fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0}
-    ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "flip": True}
+    ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "cutout": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
     assert record["settings"] == {"precision": "float32", "ranges": ranges, **asked, **fixed, **images}
@@ -575,7 +575,7 @@ def test_averaged_weights_are_validated_and_kept(train, run, fold, tmp_path, mon
 FAST = {
     "statistics": "settled",
     "clean": 0.5,
-    "ranges": {"rotation": 5, "pixels": 2, "flip": "alternating"},
+    "ranges": {"rotation": 5, "pixels": 2, "cutout": 8, "flip": "alternating"},
     "balanced": False,
     "logit_adjustment": True,
     "label_smoothing": 0.2,
@@ -604,7 +604,9 @@ def test_all_that_the_fast_network_is_trained_with_goes_on_to_the_bit(gone_on, w
 
 
 def test_averages_have_statistics_of_their_own(gone_on, worsening, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({**FAST, "optimizer": AVERAGED, "learning_rate": 0.01}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**FAST, "optimizer": AVERAGED, "muon_rate": 0, "learning_rate": 0.01})
+    )
     run, _ = gone_on(3, "--config", tmp_path / "config.json", "--precision", "float32", fold=worsening)
     require_settled(run, worsening)
 
@@ -1224,9 +1226,8 @@ def test_going_on_elsewhere_is_said(unfinished, train, monkeypatch, capsys, chan
 
 def test_the_code_that_is_told_is_what_the_weights_follow_from(tmp_path, monkeypatch):
     folder = copy_project(tmp_path / "project")
-    monkeypatch.setattr(common, "__file__", str(folder / "common.py"))
     monkeypatch.setattr(training, "__file__", str(folder / "training.py"))
-    told = ("common.py", "training.py", "util/fast_layers.py")
+    told = ("common.py", "networks.py", "training.py", "util/fast_layers.py")
     assert training.code_sha256() == hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in told)).hexdigest()
     counted = []
     for path in sorted(folder.rglob("*.*")):
