@@ -288,7 +288,7 @@ RECIPES = {
         start=common.start_fast,
         scale=1 / 64,  # about CIFAR-10's mean 120.7 and deviation 64 of all channels
         offset=-120.7 / 64,
-        ranges=Ranges(pixels=2, flip="alternating"),
+        ranges=Ranges(pixels=3, flip="alternating"),
         balanced=False,
         logit_adjustment=True,
         label_smoothing=0.2,
@@ -298,7 +298,7 @@ RECIPES = {
         bias_rate=60,
         muon_rate=0.24,
         batch_size=2000,
-        epochs=11,
+        epochs=12,
         monitor="val_accuracy",
     ),
     "cnn_elu": row(
