@@ -221,7 +221,9 @@ def plot_samples(path, train, ranges):
     rows, generator, more = [train.images[chosen]], keras.random.SeedGenerator(0), ""
     if ranges != Ranges():
         more = ", and below each what augmentation may make of it"
-        rows += [ops.convert_to_numpy(augment(rows[0], generator, ranges)) for _ in range(3)]
+        mirrored = rows[0][:, :, ::-1] if ranges.flip == "alternating" else rows[0]
+        seen = mirrored, rows[0], mirrored
+        rows += [ops.convert_to_numpy(augment(images, generator, ranges)) for images in seen]
     plots.plot_samples(path, f"Training pictures of {train.source}{more}", rows, names)
 
 

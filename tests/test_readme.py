@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import bench
+import common
 import compare
 import recipes
 from util import plots
@@ -192,6 +193,23 @@ def test_how_long_the_other_networks_took():
     autoencoder, classifier = took("autoencoder_cae", "autoencoder_cls_cae")
     assert f"| `make ae ARCH=cae` | To its document's end, in {autoencoder} minutes. |" in NETWORKS.splitlines()
     assert f"| `make ae_cls ARCH=cae` | To its document's end, in {classifier} minutes. It has " in NETWORKS
+
+
+def test_what_is_said_of_the_fast_networks_trials():
+    """Operations are those of `make bench`, which counts them for a step."""
+    settings = recipes.RECIPES["cnn_fast"].settings
+    model = common.finished_model(common.build_fast, settings, 10, "fast")
+    rows = [line for line in NETWORKS.splitlines() if re.search(r"\| \.\d{3} \| \d+ \| \.\d{3} \|", line)]
+    names = *(f"fast/cnn_fast_{kind}" for kind in ("sgd", "sgd-lookahead", "muon")), "cnn_fast"
+    for name, row in zip(names, rows, strict=True):
+        fold = published(f"{name}_report")["folds"]["1"]
+        record, history = fold["record"], fold["record"]["history"]
+        epochs, batch = len(history["loss"]), record["settings"]["batch_size"]
+        steps = epochs * (sum(record["data"]["train_counts"]) // batch)
+        operations = steps * bench.operations(model, batch) / 1e15
+        accuracies = history["accuracy"][-1], history["val_accuracy"][record["best_epoch"] - 1], fold["accuracy"]
+        figures = " | ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+        assert row.endswith(bare(f" | {epochs} | {operations:.3f} | {minutes(record)} | {figures} |"))
 
 
 def test_what_is_said_of_the_convolutional_autoencoders_classifier():
