@@ -141,7 +141,7 @@ def test_what_is_said_of_learning():
         [f"{100 * end(jumps(folds)):.{digits}f}" for end in (min, max)]
         for folds, digits in ((scratch, 0), (frozen, 0), (cnn, 1))
     )
-    said = f"accuracy moves by {low} to {high} points in the deeper CNN from scratch, with frozen layers by {few} to {more} "
+    said = f"moves by {low} to {high} points in the deeper CNN from scratch, with frozen layers by {few} to {more} ("
     assert said in flat(COMPARING)
     assert f"With settled statistics, in the CNN, it moves by {least} to {most} points." in flat(COMPARING)
 
@@ -196,6 +196,15 @@ def test_how_long_the_other_networks_took():
     autoencoder, classifier = took("autoencoder_cae", "autoencoder_cls_cae")
     assert f"| `make ae ARCH=cae` | To its document's end, in {autoencoder} minutes. |" in NETWORKS.splitlines()
     assert f"| `make ae_cls ARCH=cae` | To its document's end, in {classifier} minutes. It has " in NETWORKS
+
+
+def test_how_soon_the_cnns_are_how_good():
+    for name in ("cnn", "cnn_fast"):
+        history = published(f"{name}_report")["folds"]["1"]["record"]["history"]
+        seconds, reached = np.cumsum(history["seconds"]), np.maximum.accumulate(history["val_accuracy"])
+        times = [seconds[np.argmax(reached >= level)] if reached[-1] >= level else None for level in (0.676, 0.8, 0.88)]
+        cells = " | ".join("not reached" if time is None else f"{time:.0f}" for time in times)
+        assert f"| `{name}` | {cells} |" in SPEED.splitlines()
 
 
 def test_what_is_said_of_the_fast_networks_trials():
