@@ -261,7 +261,7 @@ class Recipe:
     settings: Settings
     frozen_until: str | None = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
     encoder_end: str | None = None  # the encoder's last layer
-    start: Callable | None = None  # puts first weights into the network that follow from scaled training images
+    start: Callable | None = None  # puts first weights into the network, which follow from training images
 
 
 def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, network=None, **values):
