@@ -163,6 +163,9 @@ class Settings(Part):
         "shuffle", "shuffle: stratified, another one each fold; or the first or last images validate", shared=True
     )
     val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1, shared=True)
+    labelled: float = setting(
+        1.0, "share of the training images that a classifier sees, with their labels", knob="LABELLED", gt=0, le=1
+    )
     seed: int = setting(0, "seed of every draw", knob="SEED", ge=0, le=2**32 - 1, shared=True)
     precision: Literal["auto", "float32", "mixed_bfloat16"] = setting(
         "auto",
@@ -207,6 +210,7 @@ class Settings(Part):
 
 class AutoencoderSettings(Settings):
     class_weights: Literal[False] = False
+    labelled: Literal[1.0] = 1.0
     logit_adjustment: Literal[False] = False
     label_smoothing: Literal[0.0] = 0.0
     loss: Literal["mean_squared_error", "mean_absolute_error", "binary_crossentropy"] = setting(
@@ -280,27 +284,31 @@ WHOLE = {**PLAINLY, "reduced": []}  # the whole training set, as it is
 OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": PLAIN, "split": "last", "val": 0.2, "epochs": 20}
 CAE = {**PLAINLY, "val": 0.22, "seed": 42, "batch_size": 64}
 
+FAST_PIXELS = {
+    "start": common.start_fast,
+    "scale": 1 / 64,  # about CIFAR-10's mean 120.7 and deviation 64 of all channels
+    "offset": -120.7 / 64,
+    "balanced": False,
+    "clean": 0.0,
+}
+FAST = {
+    **FAST_PIXELS,
+    "ranges": Ranges(pixels=3, flip="alternating"),
+    "logit_adjustment": True,
+    "label_smoothing": 0.2,
+    "optimizer": {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.013}},
+    "learning_rate": 2.0,
+    "bias_rate": 60,
+    "muon_rate": 0.24,
+    "batch_size": 2000,
+    "epochs": 12,
+    "monitor": "val_accuracy",
+}
+
 # A model, or a model and an ARCH of it, with the values that differ from Settings'; sources in docs/networks.md.
 RECIPES = {
     "cnn": row(common.build_cnn),
-    "cnn_fast": row(
-        common.build_fast,
-        start=common.start_fast,
-        scale=1 / 64,  # about CIFAR-10's mean 120.7 and deviation 64 of all channels
-        offset=-120.7 / 64,
-        ranges=Ranges(pixels=3, flip="alternating"),
-        balanced=False,
-        logit_adjustment=True,
-        label_smoothing=0.2,
-        clean=0.0,
-        optimizer={"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.013}},
-        learning_rate=2.0,
-        bias_rate=60,
-        muon_rate=0.24,
-        batch_size=2000,
-        epochs=12,
-        monitor="val_accuracy",
-    ),
+    "cnn_fast": row(common.build_fast, **FAST),
     "cnn_elu": row(
         networks.build_elu,
         **WHOLE,
@@ -333,8 +341,24 @@ RECIPES = {
     "autoencoder_cae": row(
         networks.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, ranges=PLAIN, epochs=50
     ),
+    "autoencoder_fast": row(
+        common.build_fast_autoencoder,
+        AutoencoderSettings,
+        **FAST_PIXELS,
+        ranges=PLAIN,
+        learning_rate=2e-3,
+        batch_size=256,
+        epochs=10,
+    ),
     "autoencoder_cls": row(
         common.build_ae_classifier, ClassifierSettings, frozen_until="block2_norm2", encoder_end=common.ENCODER_END
+    ),
+    "autoencoder_cls_fast": row(
+        common.build_fast,
+        ClassifierSettings,
+        frozen_until=common.FAST_ENCODER_END,
+        encoder_end=common.FAST_ENCODER_END,
+        **FAST,
     ),
     "autoencoder_cls_cae": row(
         networks.build_cae_classifier,
