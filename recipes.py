@@ -181,7 +181,7 @@ class Settings(Part):
         "of batch normalisation: moving averages, or settled: those of 2,000 training images as they are, taken anew "
         "before each validation",
     )
-    clean: float = setting(0.2, "share of the run, at its end, without augmentation", ge=0, lt=1)
+    clean: float = setting(0.4, "share of the run, at its end, without augmentation", ge=0, lt=1)
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
         "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
     )

@@ -188,7 +188,7 @@ COMBINATIONS = {
     "evaluate --model cnn --model-path a.keras --name b": (
         "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
     ),
-    "evaluate --model autoencoder --arch elu": ("ARCH=elu is no network of autoencoder; its networks are cae"),
+    "evaluate --model autoencoder --arch elu": ("ARCH=elu is no network of autoencoder; its networks are fast, cae"),
     "train_cnn --arch cae": "ARCH=cae is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout",
     "train_ae_classifier --modified --arch cae": "ARCH=cae is no network of mod_autoencoder_cls; leave it out",
     "train_autoencoder --arch cae --noaug": (
