@@ -102,7 +102,7 @@ def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
-        **{"patience": 4, "statistics": "settled", "clean": 0.25, "bias_rate": 8.0},
+        **{"patience": 4, "statistics": "settled", "clean": 0.25, "bias_rate": 8.0, "labelled": 0.5},
         **{"logit_adjustment": True, "label_smoothing": 0.1},
     }
     content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"

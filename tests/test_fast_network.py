@@ -242,3 +242,69 @@ def test_alternating_flips_are_the_batches_alone():
     pictures = np.arange(4 * 32 * 32 * 3, dtype=np.float32).reshape(4, 32, 32, 3)
     generator = keras.random.SeedGenerator(3)
     assert np.array_equal(common.augment(pictures, generator, Ranges(flip="alternating")), pictures)
+
+
+# --- The autoencoder below it, and few labels ---
+
+
+def test_the_autoencoder_has_the_network_s_first_layers(images):
+    recipe, classifier = RECIPES["autoencoder_fast"], RECIPES["autoencoder_cls_fast"]
+    autoencoder = common.finished_model(recipe.build, recipe.settings, 10, "autoencoder")
+    recipe.start(autoencoder, images)
+    out = autoencoder.predict(images, verbose=0)
+    assert out.shape == images.shape and 0 <= out.min() < out.max() <= 1
+    assert up_to(autoencoder, common.FAST_ENCODER_END).output.shape == (None, 7, 7, 256)
+    model = common.finished_model(classifier.build, classifier.settings, 10, "classifier")
+    taken = common.take_weights(model, autoencoder, classifier.encoder_end)
+    assert taken == [
+        "whiten",
+        *(f"block{block}_{kind}{layer}" for block in (1, 2) for layer in (1, 2) for kind in ("conv", "norm")),
+    ]
+    last = "block2_silu2"
+    np.testing.assert_allclose(
+        up_to(model, last).predict(images, verbose=0), up_to(autoencoder, last).predict(images, verbose=0), atol=1e-5
+    )
+
+
+def test_its_classifiers_are_trained_as_the_network_alone():
+    """So ENCODER=scratch is the network alone."""
+    alone, above = (RECIPES[name].settings.model_dump() for name in ("cnn_fast", "autoencoder_cls_fast"))
+    assert {key: above[key] for key in alone} == alone
+    assert above.keys() - alone.keys() == {"encoder", "autoencoder_sha256"}
+    assert RECIPES["autoencoder_cls_fast"].build is RECIPES["cnn_fast"].build
+    assert RECIPES["autoencoder_cls_fast"].start is RECIPES["cnn_fast"].start
+
+
+def test_labels_are_a_share_of_each_class_and_of_each_larger_share():
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 5], [64, 32, 320, 3]))
+    seen = {share: common.labelled_rows(labels, share, seed=4, fold=2) for share in (1 / 32, 1 / 8, 0.5, 1.0)}
+    for share, rows in seen.items():
+        assert np.array_equal(rows, np.unique(rows))
+        counts = np.bincount(labels[rows], minlength=6)
+        assert counts.tolist() == [
+            round(64 * share),
+            round(32 * share),
+            round(320 * share),
+            0,
+            0,
+            max(1, round(3 * share)),
+        ]
+    for smaller, larger in itertools.pairwise(seen.values()):
+        assert np.isin(smaller, larger).all()
+    assert np.array_equal(seen[1.0], np.arange(len(labels)))
+    assert np.array_equal(seen[0.5], common.labelled_rows(labels, 0.5, seed=4, fold=2))
+    for other in ({"seed": 5, "fold": 2}, {"seed": 4, "fold": 1}):
+        assert not np.array_equal(seen[0.5], common.labelled_rows(labels, 0.5, **other))
+
+
+def test_few_labels_leave_validation_and_the_autoencoder_s_pictures_as_they_are(npz, resolved):
+    whole, few = (common.prepare_fold(npz, resolved(*more).settings) for more in ((), ("LABELLED=0.25",)))
+    assert np.array_equal(whole.x_val, few.x_val)
+    assert [few.record[key] == whole.record[key] for key in ("kept_sha256", "val_sha256", "train_sha256")] == [
+        True,
+        True,
+        False,
+    ]
+    assert len(few.y_train) == sum(few.record["train_counts"]) == len(few.x_train)
+    for count, part in zip(whole.record["train_counts"], few.record["train_counts"], strict=True):
+        assert part == max(1, round(count / 4))

@@ -109,6 +109,7 @@ def test_a_layer_that_is_missing_or_of_another_shape_is_named(names, filters, se
     ("name", "parameters", "left"),
     [
         ("cnn_fast", 1_973_920, 1_971_328),
+        ("autoencoder_cls_fast", 1_973_920, 1_182_720),
         ("cnn_elu", 420_842, 419_818),
         ("cnn_leaky", 1_084_234, 1_084_234),
         ("cnn_pool3", 1_116_170, 1_116_170),
@@ -241,12 +242,13 @@ def test_finished_models_are_stock_float32_and_take_pictures_as_they_are(name):
     assert all(type(layer).__module__.split(".")[0] == "keras" for layer in model.layers)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     rescalings = [layer.name for layer in model.layers if isinstance(layer, layers.Rescaling)]
-    assert rescalings == ["rescale", *(["soften"] if name == "cnn_fast" else [])]
+    assert rescalings == ["rescale", *(["soften"] if name in ("cnn_fast", "autoencoder_cls_fast") else [])]
     assert model.input_shape == (None, 32, 32, 3)
     autoencoder = recipes.model_of(name) == "autoencoder"
     assert model.output_shape == ((None, 32, 32, 3) if autoencoder else (None, 10))
     rescaled = keras.Model(model.input, model.get_layer("rescale").output)(PICTURES)
-    scaled = {"cnn_leaky": PICTURES / 255 - 0.5, "cnn_fast": (PICTURES - 120.7) / 64}
+    scaled = {"cnn_leaky": PICTURES / 255 - 0.5}
+    scaled |= dict.fromkeys(("cnn_fast", "autoencoder_fast", "autoencoder_cls_fast"), (PICTURES - 120.7) / 64)
     scaled |= dict.fromkeys(("cnn_pool3", "cnn_wide5", "cnn_dropout"), PICTURES)
     assert np.allclose(numpy(rescaled), scaled.get(name, PICTURES / 255), atol=1e-6)
     out = numpy(model(PICTURES))

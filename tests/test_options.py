@@ -385,7 +385,7 @@ def test_help_names_every_option_with_its_default(script, monkeypatch, capsys):
     of_settings = {name: field for name, field in Settings.model_fields.items() if training and knob_of(field)}
     fields = of_settings | script.Options.model_fields
     assert lines.keys() - {"--shared"} == {f"--{option_of(name, field)}" for name, field in fields.items()}
-    defaults = {"--epochs": "30", "--learning-rate": "0.001", "--val": "0.15", "--seed": "0"}
+    defaults = {"--epochs": "30", "--learning-rate": "0.001", "--val": "0.15", "--seed": "0", "--labelled": "1"}
     defaults |= {"--batch-size": "500" if script is evaluate else "128", "--precision": "auto"}
     defaults |= {"--target": "augmented", "--encoder": "frozen", "--format": "tf_saved_model"}
     for name, field in fields.items():

@@ -200,7 +200,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
     fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": False, "label_smoothing": 0}
-    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0}
+    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0, "labelled": 1}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "cutout": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
