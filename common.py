@@ -228,13 +228,11 @@ def labelled_rows(labels, share, seed, fold):
 
     Those of a smaller share are among those of a larger one.
     """
-    rows = []
+    rows, order = [], draw(seed, "labelled", fold).permutation(len(labels))
     for number in np.unique(labels):
-        members = np.flatnonzero(labels == number)
-        rows.append(
-            draw(seed, "labelled", fold, int(number)).permutation(members)[: max(1, round(share * len(members)))]
-        )
-    return np.sort(np.concatenate(rows))
+        members = order[labels[order] == number]
+        rows.extend(members[: max(1, round(share * len(members)))])
+    return np.sort(rows)
 
 
 @dataclasses.dataclass
@@ -537,11 +535,10 @@ def whitening(images):
     The eigenvectors of the patches' second moments, each over the root of its eigenvalue, and their negatives: the
     closed form of a linear autoencoder's encoder (principal components, not centred) with code of unit variance.
     """
-    channels = images.shape[-1]
-    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))  # n, height, width, channels, 2, 2
-    patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 4 * channels)
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
-    kernel = (vectors / np.sqrt(values + 5e-4)).reshape(2, 2, channels, -1)
+    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    rows = patches.reshape(-1, 4 * images.shape[-1])
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    kernel = (vectors / np.sqrt(values + 5e-4)).reshape(2, 2, images.shape[-1], -1)
     return np.concatenate([kernel, -kernel], axis=-1)
 
 
