@@ -31,9 +31,9 @@ SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "ev
 ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "predict.py", "export.py", "bench.py")
 TRAINING = "ARCH DATA NAME CONFIG FORCE REDUCED KEEP VAL SEED PRECISION LR BATCH EPOCHS PATIENCE"
 TAKES = {  # the knobs of each script
-    train_cnn: set(TRAINING.split()),
+    train_cnn: {*TRAINING.split(), "LABELLED"},
     train_autoencoder: {*TRAINING.split(), "NOAUG", "TARGET"},
-    train_ae_classifier: {*TRAINING.split(), "NOAUG", "TARGET", "ENCODER"},
+    train_ae_classifier: {*TRAINING.split(), "LABELLED", "NOAUG", "TARGET", "ENCODER"},
     evaluate: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "BATCH"},
     compare: {"DATA", "NAME", "RUNS", "BASELINE"},
     predict: {"ARCH", "DATA", "NAME", "NOAUG", "TARGET", "ENCODER", "MODEL", "IMAGE", "OUT"},
@@ -45,7 +45,7 @@ REQUIRED = {
     "export.py": ["--model=cnn"],
 }
 # What the steps of a chain share; ENCODER of a classifier and its evaluation, CONFIG as far as an autoencoder has it.
-SHARED = TAKES[train_ae_classifier] - {"FORCE", "LR", "BATCH", "EPOCHS", "PATIENCE"}
+SHARED = TAKES[train_ae_classifier] - {"FORCE", "LR", "BATCH", "EPOCHS", "PATIENCE", "LABELLED"}
 
 
 # --- Options ---
@@ -199,7 +199,7 @@ def test_a_model_has_to_be_named_and_to_be_there():
 WORDS = {  # of every knob of a training, something that may be typed
     **{"ARCH": "cae", "DATA": "some file.npz", "NAME": "a", "TARGET": "original", "ENCODER": "tuned"},
     **{"CONFIG": "a=b.json", "REDUCED": "bird, 4", "KEEP": "9", "VAL": "0.3", "SEED": "7", "PRECISION": "float32"},
-    **{"LR": "1e-2", "BATCH": "32", "EPOCHS": "5", "PATIENCE": "4", "NOAUG": "1", "FORCE": "1"},
+    **{"LR": "1e-2", "BATCH": "32", "EPOCHS": "5", "PATIENCE": "4", "LABELLED": "0.5", "NOAUG": "1", "FORCE": "1"},
 }
 FIELDS = {knob_of(field): (name, field) for name, field in (Settings.model_fields | Everything.model_fields).items()}
 
@@ -307,7 +307,7 @@ def test_an_arch_makes_another_model_and_has_to_be_one_of_its_own():
     assert recipes.ARCHS["cnn"] == ["fast", "elu", "leaky", "pool3", "wide5", "dropout"]
     for model, arch, sentence in (
         ("cnn", "cae", "ARCH=cae is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout"),
-        ("autoencoder", "x" * 99, f"ARCH={'x' * 80} is no network of autoencoder; its networks are fast, cae"),
+        ("autoencoder", "x" * 99, f"ARCH={'x' * 80} is no network of autoencoder; its networks are cae, fast"),
         ("mod_autoencoder_cls", "cae", "ARCH=cae is no network of mod_autoencoder_cls; leave it out"),
     ):
         with pytest.raises(InputError) as refusal:
@@ -382,7 +382,8 @@ def test_help_names_every_option_with_its_default(script, monkeypatch, capsys):
     text = capsys.readouterr().out
     lines = dict(re.findall(r"^  (--[a-z-]+)(?: [A-Z_]+)?\s+(.*)$", text, re.MULTILINE))
     training = TAKES[script] & {"EPOCHS"}
-    of_settings = {name: field for name, field in Settings.model_fields.items() if training and knob_of(field)}
+    kind = recipes.AutoencoderSettings if script is train_autoencoder else Settings
+    of_settings = {name: field for name, field in kind.model_fields.items() if training and knob_of(field)}
     fields = of_settings | script.Options.model_fields
     assert lines.keys() - {"--shared"} == {f"--{option_of(name, field)}" for name, field in fields.items()}
     defaults = {"--epochs": "30", "--learning-rate": "0.001", "--val": "0.15", "--seed": "0", "--labelled": "1"}

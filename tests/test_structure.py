@@ -12,6 +12,7 @@ FILES |= {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path 
 FLOORS = [
     {name for name in FILES if name.startswith("util.")},
     {"common"},
+    {"networks"},
     {"recipes"},
     {"runs"},
     {"training"},
