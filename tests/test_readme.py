@@ -115,11 +115,33 @@ def test_the_comparison_in_full():
 
 
 def test_what_is_said_of_the_reference_program_beside_ours():
-    for name, words in (("reference/cnn", "ours, trained the reference's way"), ("cnn", "ours")):
+    for name, words in (("tried/cnn_reference", "ours, trained the reference's way"), ("cnn", "ours")):
         fold = published(f"{name}_report")["folds"]["1"]
         best, epochs = fold["record"]["best_epoch"], len(fold["record"]["history"]["loss"])
         ours = f"| {words}, best weights, those of epoch {best} | {epochs} | {fold['accuracy']:.3f} |"
         assert bare(ours) in METHOD.splitlines()
+
+
+def test_the_tables_of_what_was_tried_of_statistics_and_clean_ends():
+    epochs = published("tried/statistics")["epochs"]
+    kinds = list(epochs[0]["validation"])[:-1]  # the last are two kinds together
+    by_phase = {
+        phase: np.array([[one["validation"][kind][1] for kind in kinds] for one in epochs if one["phase"] == phase])
+        for phase in ("augmented", "then augmented", "then clean")
+    }
+    first, more, clean = by_phase.values()
+    assert (len(first), len(more), len(clean)) == (20, 3, 3)
+    jumps = 100 * np.median(np.abs(np.diff(first[3:], axis=0)), axis=0)
+    for accuracy, jump, augmented, plain in zip(first[-1], jumps, more[-1], clean[-1], strict=True):
+        figures = f" | {accuracy:.3f} | {jump:.1f} | {augmented:.3f} | {plain:.3f} |"
+        assert len([row for row in METHOD.splitlines() if row.endswith(bare(figures))]) == 1
+
+    fold = published("cnn_report")["folds"]["1"]["record"]
+    fifth, two = (
+        record["history"]["val_accuracy"][record["best_epoch"] - 1]
+        for record in (published("tried/cnn_clean-fifth"), fold)
+    )
+    assert bare(f"accuracy of {fifth:.3f}, with the last two fifths at {two:.3f}.") in flat(METHOD)
 
 
 def test_what_is_said_of_learning():
@@ -221,7 +243,7 @@ def test_what_is_said_of_the_fast_networks_trials():
     settings = recipes.RECIPES["cnn_fast"].settings
     model = common.finished_model(common.build_fast, settings, 10, "fast")
     rows = [line for line in NETWORKS.splitlines() if re.search(r"\| \.\d{3} \| \d+ \| \.\d{3} \|", line)]
-    names = *(f"fast/cnn_fast_{kind}" for kind in ("sgd", "sgd-lookahead", "muon")), "cnn_fast"
+    names = *(f"tried/cnn_fast_{kind}" for kind in ("sgd", "sgd-lookahead", "muon")), "cnn_fast"
     for name, row in zip(names, rows, strict=True):
         fold = published(f"{name}_report")["folds"]["1"]
         record, history = fold["record"], fold["record"]["history"]
