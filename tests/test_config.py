@@ -375,6 +375,13 @@ def test_a_warm_up_takes_a_schedule_over_the_run(of_file, schedule):
     )
 
 
+def test_the_reference_s_way_is_one_file(resolve):
+    there = {"statistics": "moving", "clean": 0, "schedule": "plateau", "epochs": 100, "patience": 15}
+    for model in ("cnn", "autoencoder_cls", "mod_autoencoder_cls"):
+        found = resolve(model, "--config", ROOT / "docs/reference.json")
+        assert found.model_dump() == {**RECIPES[model].settings.model_dump(), **there, "model": model}
+
+
 @pytest.mark.parametrize("more", [{"optimizer": "sgd"}, {"optimizer": "adam"}, {"learning_rate": 0}])
 def test_muon_takes_sgd_with_momentum_and_a_rate(of_file, more):
     sgd = {"class_name": "SGD", "config": {"momentum": 0.9}}
