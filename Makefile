@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare report predict export test test-all lint bench \
+.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare curve report predict export test test-all lint bench \
   clean clean-runs
 
 # --- Knobs, as in `make cnn EPOCHS=5 FOLDS="1 2"` -------------------------------------------------------------------
@@ -28,7 +28,7 @@ only = $(foreach goal,$(filter-out $2,$(GOALS)),$(foreach knob,$(filter $1,$(GIV
 $(call only,FOLDS,$(FOLDED))
 $(call only,LAUNCH GPU,$(FOLDED) ae)
 $(if $(filter GPU,$(GIVEN)),$(if $(filter 0 1,$(GPU)),,$(error GPU=$(GPU) is neither 1 nor 0)))
-$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare predict export)
+$(call only,$(filter-out $(OWN),$(KNOWN)),$(FOLDED) ae test-eval compare curve predict export)
 
 # Without FOLDS an ARCH, but the study's own, is trained on its own split, which has no number.
 OWN_SPLIT := $(if $(filter ARCH,$(GIVEN)),$(filter-out fast,$(ARCH)))
@@ -103,6 +103,8 @@ test-eval: $(ENVIRONMENT)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder
 	exec "$$PYTHON" evaluate.py $(KNOBS)
 compare: $(ENVIRONMENT)  ## Compare evaluated classifiers on the same data: differences with their uncertainty
 	exec "$$PYTHON" compare.py $(KNOBS)
+curve: $(ENVIRONMENT)  ## Learning curves: accuracy against labelled images, of an ARCH with and without an autoencoder
+	exec "$$PYTHON" curve.py $(KNOBS)
 report: $(ENVIRONMENT)  ## One page of all runs, comparisons and trainings under way: imgs/report.html
 	exec "$$PYTHON" report.py
 predict: $(ENVIRONMENT)  ## Classes of own pictures (MODEL=autoencoder: reconstructions): IMAGE="cat.jpg photos" MODEL=cnn

@@ -22,10 +22,12 @@ from recipes import (
     CHECKPOINTS,
     IMAGES,
     PRETRAINED,
+    RECIPES,
     FilePath,
     RunSuffix,
     completed,
     differing_settings,
+    model_of,
     name_and_fold,
     run_name,
 )
@@ -41,6 +43,7 @@ stats = Later("scipy.stats")
 LEVEL = 0.95
 DRAWS = 10_000  # of the bootstrap
 FOLDS_TO_TEST = 3
+ARCHS_OF_CNN = [name for name in RECIPES if model_of(name) == "cnn"]
 COMPARED = {key: metric for key, metric in METRICS.items() if metric.title}
 
 
@@ -127,6 +130,7 @@ class Evaluated:
             "the classes' names": tuple(self.class_names),
             "how the validation images are chosen": self.settings.get("split", "shuffle"),
             "VAL": self.settings["val"],
+            "LABELLED": self.settings.get("labelled", 1.0),
             "SEED": self.settings["seed"],
         }
 
@@ -306,7 +310,8 @@ def difference_of_data(first, second):
 def find_pairs(runs, wanted=None):
     """[(run, what it is compared with)]: the run named `wanted`; or its scratch control, else the CNN.
 
-    A frozen encoder is compared with a random one as well, where there is one.
+    That control may be the same network of the model cnn. A frozen encoder is compared with a random one as well, where
+    there is one.
     """
     if wanted:
         baseline = next((run for run in runs if [run.name] == wanted), None)
@@ -336,12 +341,18 @@ def find_pairs(runs, wanted=None):
             )
 
         if run.encoder and run.encoder != "scratch":
-            baselines = [nearest(run.model, "scratch") or nearest("cnn", None)]
+            alone = next((name for name in ARCHS_OF_CNN if builder(name) is builder(run.model)), "cnn")
+            baselines = [nearest(run.model, "scratch") or nearest(alone, None) or nearest("cnn", None)]
             baselines += [nearest(run.model, "random")] if run.encoder == "frozen" else []
         else:
             baselines = [nearest("cnn", None)] if run.model != "cnn" else []
         pairs += [(run, baseline) for baseline in baselines if baseline]
     return pairs
+
+
+def builder(model):
+    """What builds the network of a row of RECIPES: two models with one are the same network."""
+    return RECIPES[model].build if model in RECIPES else model
 
 
 # --- Statistics -----------------------------------------------------------------------------------------------------
@@ -406,11 +417,12 @@ def compare(run, baseline, folds):
         for each in (run, baseline)
     ]
     pretrained = [each.encoder in PRETRAINED for each in (run, baseline)]
+    same_network = (builder(run.model), run.network) == (builder(baseline.model), baseline.network)
     return {
         "run": run.name,
         "baseline": baseline.name,
         "encoders": [run.encoder, baseline.encoder],
-        "control": (run.model, run.network) == (baseline.model, baseline.network) and sum(pretrained) == 1,
+        "control": same_network and sum(pretrained) == 1,
         "folds": folds,
         "differences": differences.tolist(),
         "mean": float(differences.mean()),

@@ -271,6 +271,26 @@ def test_the_control_of_the_same_name_is_the_nearest(study):
     assert pairs["autoencoder_cls_scratch_b"] == "cnn_b"
 
 
+def test_the_same_network_without_an_autoencoder_is_a_control(study):
+    write("autoencoder_cls_fast", {1: 0.9, 2: 0.91, 3: 0.92}, "frozen", model="autoencoder_cls_fast")
+    assert dict(pairs_of(run()))["autoencoder_cls_fast"] == ("cnn", False)
+    write("cnn_fast", {1: 0.88, 2: 0.9, 3: 0.9}, model="cnn_fast")
+    found = run()
+    assert dict(pairs_of(found))["autoencoder_cls_fast"] == ("cnn_fast", True)
+    assert "without? autoencoder_cls_fast" in " ".join(found["text"].split())
+    write("autoencoder_cls_fast_scratch", {1: 0.88, 2: 0.9, 3: 0.9}, "scratch", model="autoencoder_cls_fast")
+    assert dict(pairs_of(run()))["autoencoder_cls_fast"] == ("autoencoder_cls_fast_scratch", True)
+
+
+def test_few_labels_are_not_compared_with_many(study):
+    write("autoencoder_cls_noaug", {1: 0.8, 2: 0.8, 3: 0.8}, "frozen", labelled=0.125)
+    assert run()["left_out"]["autoencoder_cls_noaug"] == "LABELLED differ"
+
+
+def pairs_of(found):
+    return [(row["run"], (row["baseline"], row["control"])) for row in found["comparisons"]]
+
+
 def test_a_control_has_the_same_network(study):
     def write_cae(name, encoder, **network):
         settings = {"model": "autoencoder_cls_cae", "network": recipes.CaeClassifier(**network).model_dump()}

@@ -17,7 +17,7 @@ FLOORS = [
     {"runs"},
     {"training"},
     {"train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict", "export", "bench"},
-    {"report"},
+    {"report", "curve"},
 ]
 
 

@@ -303,3 +303,35 @@ def plot_differences(compared):
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
     return figure
+
+
+ENCODER_MARKS = {"scratch": (BLUE, "o"), "frozen": (ORANGE, "s"), "tuned": ("#009E73", "^"), "random": ("0.4", "v")}
+
+
+@plot
+def plot_learning_curves(title, points):
+    """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch."""
+    figure, (above, below) = new_figure(rows=2, size=(8, 7))
+    for kind, (color, mark) in ENCODER_MARKS.items():
+        style = {"color": color, "marker": mark, "markersize": 5, "capsize": 3, "label": kind}
+        if mine := [point for point in points if point["encoder"] == kind]:
+            accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
+            above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
+        if compared := [point for point in mine if "difference" in point]:
+            means = np.array([point["difference"]["mean"] for point in compared])
+            tests = [point["difference"]["t_test"] or {"low": np.nan, "high": np.nan} for point in compared]
+            ends = [means - [test["low"] for test in tests], [test["high"] for test in tests] - means]
+            below.errorbar([point["images"] for point in compared], 100 * means, 100 * np.array(ends), **style)
+    ticks = sorted({point["images"] for point in points})
+    for axes in (above, below):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+    above.set(title=title, ylabel="test accuracy, %")
+    above.legend(frameon=False, title="encoder; bars: standard deviation over folds")
+    below.axhline(0, color="0.3", linewidth=1)
+    below.set(xlabel="labelled training images", ylabel="points more than from scratch")
+    if below.get_legend_handles_labels()[0]:
+        below.legend(frameon=False, title="bars: 95 % over folds")
+    return figure
