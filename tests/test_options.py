@@ -28,7 +28,7 @@ from util.settings import knob_of, option_of, parse
 
 ENCODERS = typing.get_args(recipes.Encoder)
 SCRIPTS = ("train_cnn.py", "train_autoencoder.py", "train_ae_classifier.py", "evaluate.py")
-ALL_SCRIPTS = (*SCRIPTS, "compare.py", "report.py", "predict.py", "export.py", "bench.py")
+ALL_SCRIPTS = (*SCRIPTS, "compare.py", "curve.py", "report.py", "predict.py", "export.py", "bench.py")
 TRAINING = "ARCH DATA NAME CONFIG FORCE REDUCED KEEP VAL SEED PRECISION LR BATCH EPOCHS PATIENCE"
 TAKES = {  # the knobs of each script
     train_cnn: {*TRAINING.split(), "LABELLED"},
