@@ -103,7 +103,8 @@ def test_parameters_fill_their_ranges_and_no_more():
 
 
 def test_the_training_model_augments_in_the_reference_s_ranges():
-    assert RANGES.model_dump() == {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
+    reference_s = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
+    assert RANGES.model_dump(exclude_defaults=True) == reference_s
     assert all(recipes.RECIPES[name].settings.ranges == RANGES for name in recipes.MODELS)
 
 
@@ -163,7 +164,7 @@ def test_stays_float32_in_mixed_precision():
 
 def test_a_second_operation_works_on_what_the_first_made_and_in_training_alone(monkeypatch):
     images, once = smooth_pictures(8), keras.ops.convert_to_numpy(layer_with(RANGES)(smooth_pictures(8), training=True))
-    assert [operation.__name__ for operation in common.AUGMENTATIONS] == ["transform_affinely"]
+    assert common.AUGMENTATIONS[0] is common.transform_affinely  # the others draw nothing where their ranges are 0
     given = []
 
     def darken(pictures, seeds, ranges):  # to black and white: what is interpolated afterwards has greys again
