@@ -34,8 +34,8 @@ MODELS = ("cnn", "cnn_fast", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for how long about
 FORMULA = (
     "operations of a step: 2 x images x multiply-adds of every layer (convolution: kernel height x kernel width x "
-    "channels in x filters x pixels out; dense: inputs x outputs), counted once for the output, once for the kernel's "
-    "gradient where the layer learns, once for the input's gradient where a layer before it learns"
+    "channels in x filters x pixels out, of a transposed one pixels in; dense: inputs x outputs), counted once for the "
+    "output, once for the kernel's gradient where the layer learns, once for the input's where a layer before it learns"
 )
 
 
@@ -211,7 +211,8 @@ def operations(model, images):
     total, learns = 0, False
     for layer in model.layers:
         if hasattr(layer, "kernel"):
-            pixels = math.prod(layer.output.shape[1:-1])  # 1 for a dense layer
+            transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+            pixels = math.prod((layer.input if transposed else layer.output).shape[1:-1])  # 1 for a dense layer
             times = 1 + layer.trainable + learns
             total += 2 * images * times * math.prod(layer.kernel.shape) * pixels
         learns = learns or bool(layer.trainable_weights)

@@ -139,7 +139,7 @@ def test_help_lists_every_target_and_knob(project):
     text = project.make(python=False).stdout
     assert text == project.make("help", python=False).stdout
     listed = re.findall(r"^  ([\w-]+)", text, re.MULTILINE)
-    documented = {"demo", "report", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
+    documented = {"demo", "curve", "report", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
     assert set(listed) == documented | set(KNOBS) | {"FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND", "GPU"}
     assert len(listed) == len(set(listed))
     assert {knob for *_, knob in knobs.declared() if knob} == set(KNOBS)
