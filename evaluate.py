@@ -195,9 +195,12 @@ def plot_curves(run, record, labels):
     """Learning curves of a run with a record: {figure of its history: label}."""
     settings = completed(record["settings"]) if record else {}
     augmented = settings.get("augment", True) and any(settings.get("ranges", {}).values())
+    clean = round(settings.get("clean", 0) * settings.get("epochs", 0))
+    until = f" to epoch {settings['epochs'] - clean}" if clean else ""
+    note = f" (augmented{until})" if augmented else ""
     for key, label in labels.items() if record else ():
         path = IMAGES / f"{run.stem}_{key}.png"
-        plots.plot_curve(path, run.title, record["history"], key, label, record["best_epoch"], augmented)
+        plots.plot_curve(path, run.title, record["history"], key, label, record["best_epoch"], note)
 
 
 def plot_images(options, train, record):

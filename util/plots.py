@@ -100,19 +100,12 @@ def name_ticks(axis, names):
 
 
 @plot
-def plot_curve(title, history, key, label, best, augmented):
-    """Training and validation curves of one figure of the epochs; the epoch that was kept is marked."""
+def plot_curve(title, history, key, label, best, note):
+    """Training (`note`: how) and validation curves of a figure of the epochs; the epoch that was kept is marked."""
     figure, axes = new_figure()
     epochs = np.arange(1, len(history[key]) + 1)
     marker = "o" if len(epochs) < 20 else None
-    axes.plot(
-        epochs,
-        history[key],
-        color=BLUE,
-        marker=marker,
-        markersize=4,
-        label=f"training{' (augmented)' if augmented else ''}",
-    )
+    axes.plot(epochs, history[key], color=BLUE, marker=marker, markersize=4, label=f"training{note}")
     axes.plot(epochs, history[f"val_{key}"], color=ORANGE, marker=marker, markersize=4, label="validation")
     axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel=label, title=title)
