@@ -10,6 +10,7 @@ from conftest import ROOT, copy_project, make
 import bench
 import common
 import compare
+import curve
 import evaluate
 import export
 import predict
@@ -25,6 +26,7 @@ MODULES = (
     common,
     evaluate,
     compare,
+    curve,
     predict,
     export,
     train_cnn,
@@ -94,6 +96,7 @@ def test_a_knob_of_several_scripts_is_one_thing_in_each():
         if knob:
             several.setdefault(knob, set()).add((kind, name))
     assert {knob: where for knob, where in several.items() if len(where) > 1} == {
+        "ARCH": {("Choice", "arch"), ("Options", "arch")},
         "DATA": {("Choice", "data"), ("Options", "data")},
         "NAME": {("Choice", "name"), ("Options", "name")},
         "BATCH": {("Settings", "batch_size"), ("Options", "batch_size")},

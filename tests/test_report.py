@@ -173,7 +173,8 @@ def test_a_comparison_is_there_with_its_intervals_and_its_plot(study):
 def test_a_run_has_its_own_plots_texts_and_how_it_was_trained(study):
     shown = written()
     (cnn,) = [text for text in shown.words("details") if text.startswith("cnn ")]
-    assert "differs from its recipe EPOCHS 12 instead of 100" in cnn
+    (differing,) = re.findall("differs from its recipe (.*?) best epoch", cnn)
+    assert "EPOCHS 12 instead of 30" in differing and "statistics moving instead of settled" in differing
     assert "bird (2,500 images), deer (2,500 images), truck (2,500 images)" in cnn
     assert "best epoch 7 of 12" in cnn
     assert "device CPU" in cnn

@@ -575,7 +575,7 @@ def test_a_finished_training_is_skipped_and_says_so(inside, script, words, stem)
         ("train_cnn", "--epochs 2", "EPOCHS 1 there, 2 now"),
         ("train_cnn", "--batch-size 8", "BATCH 16 there, 8 now"),
         ("train_cnn", "--learning-rate 0.01", "LR 0.001 there, 0.01 now"),
-        ("train_cnn", "--patience 3", "PATIENCE 15 there, 3 now"),
+        ("train_cnn", "--patience 3", "PATIENCE None there, 3 now"),
         ("train_cnn", "--precision float32", "PRECISION auto there, float32 now"),
         ("train_cnn", "--seed 1", "SEED 0 there, 1 now"),
         ("train_cnn", "--keep 10", "KEEP [20, 20, 20] there, [10, 10, 10] now"),
