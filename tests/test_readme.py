@@ -243,7 +243,11 @@ def test_what_is_said_of_the_fast_networks_trials():
     settings = recipes.RECIPES["cnn_fast"].settings
     model = common.finished_model(common.build_fast, settings, 10, "fast")
     rows = [line for line in NETWORKS.splitlines() if re.search(r"\| \.\d{3} \| \d+ \| \.\d{3} \|", line)]
-    names = *(f"tried/cnn_fast_{kind}" for kind in ("sgd", "sgd-lookahead", "muon")), "cnn_fast"
+    names = (
+        *(f"tried/cnn_fast_{kind}" for kind in ("sgd", "sgd-lookahead", "muon")),
+        "cnn_fast",
+        "tried/cnn_fast_cutout",
+    )
     for name, row in zip(names, rows, strict=True):
         fold = published(f"{name}_report")["folds"]["1"]
         record, history = fold["record"], fold["record"]["history"]
