@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common import IMAGE_SHAPE, METRICS, QUALITY, Ranges, augment, count_trainable, load_data, titled
-from recipes import IMAGES, FilePath, ModelChoice, chosen_name, completed, require_choice, run_name
+from recipes import IMAGES, FilePath, ModelChoice, augmented_epochs, chosen_name, completed, require_choice, run_name
 from runs import Run, finished_trainings, no_training, require_one_study
 from util import plots
 from util.backend import Later, keras, ops
@@ -193,12 +193,13 @@ def evaluate_autoencoder(name, records, test, batch_size):
 
 def plot_curves(run, record, labels):
     """Learning curves of a run with a record: {figure of its history: label}."""
-    settings = completed(record["settings"]) if record else {}
+    if not record:
+        return
+    settings = completed(record["settings"])
     augmented = settings.get("augment", True) and any(settings.get("ranges", {}).values())
-    clean = round(settings.get("clean", 0) * settings.get("epochs", 0))
-    until = f" to epoch {settings['epochs'] - clean}" if clean else ""
-    note = f" (augmented{until})" if augmented else ""
-    for key, label in labels.items() if record else ():
+    epochs, last = settings.get("epochs", 0), augmented_epochs(settings.get("epochs", 0), settings.get("clean", 0))
+    note = f" (augmented{f' to epoch {last}' if last < epochs else ''})" if augmented else ""
+    for key, label in labels.items():
         path = IMAGES / f"{run.stem}_{key}.png"
         plots.plot_curve(path, run.title, record["history"], key, label, record["best_epoch"], note)
 

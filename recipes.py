@@ -496,6 +496,11 @@ def could_be_of(record, config):
     return wanted.items() <= there.items() and network.items() <= there["network"].items()
 
 
+def augmented_epochs(epochs, clean):
+    """How many of a run's epochs are with augmentation, before its clean end."""
+    return epochs - round(clean * epochs)
+
+
 # --- Names of runs ----------------------------------------------------------------------------------------------------
 
 

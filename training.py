@@ -15,7 +15,7 @@ import numpy as np
 
 import common
 from common import IMAGE_SHAPE, BalancedBatches, draw
-from recipes import PLAIN, SCHEDULES
+from recipes import PLAIN, SCHEDULES, augmented_epochs
 from runs import best_epoch
 from util import hardware
 from util.backend import Later, load
@@ -607,7 +607,7 @@ def fit(model, run, fold, settings, note, begun, anew):
     if done:
         print(f"going on after epoch {done} of {run.state}")
 
-    clean_from = settings.epochs - round(settings.clean * settings.epochs)
+    clean_from = augmented_epochs(settings.epochs, settings.clean)
     stopped = training.get_layer("augment").stopped
     clean = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: stopped.assign(float(epoch >= clean_from))
