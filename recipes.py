@@ -108,6 +108,7 @@ def fold_setting():
 
 # --- Settings of a training -------------------------------------------------------------------------------------------
 
+COARSE_SIDE = 24  # of the pictures that `coarse` is about
 # Of the run that is done, a share from 0 to 1 -> the factor of the learning rate; `warmup` comes before.
 SCHEDULES = {"linear": lambda share: 1 - share, "cosine": lambda share: (1 + ops.cos(math.pi * share)) / 2}
 
@@ -181,6 +182,7 @@ class Settings(Part):
         "of batch normalisation: moving averages, or settled: those of 2,000 training images as they are, taken anew "
         "before each validation",
     )
+    coarse: float = setting(0.0, "share of the run, at its beginning, on pictures shrunk to 24x24", ge=0, lt=1)
     clean: float = setting(0.4, "share of the run, at its end, without augmentation", ge=0, lt=1)
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
         "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
@@ -550,8 +552,8 @@ def renamed(settings):
     settings = dict(settings)
     if "reduce_lr" in settings:
         settings["schedule"] = "plateau" if settings.pop("reduce_lr") else None
-    before = {"statistics": "moving", "clean": 0.0} if "kept_sha256" in settings else {}  # in every record
-    return {**before, **settings}
+    before = {"statistics": "moving", "clean": 0.0, "coarse": 0.0}
+    return {**(before if "kept_sha256" in settings else {}), **settings}  # that is in every record
 
 
 def completed(settings):

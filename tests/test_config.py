@@ -102,7 +102,7 @@ def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
-        **{"patience": 4, "statistics": "settled", "clean": 0.25, "bias_rate": 8.0, "labelled": 0.5},
+        **{"patience": 4, "statistics": "settled", "clean": 0.25, "coarse": 0.5, "bias_rate": 8.0, "labelled": 0.5},
         **{"logit_adjustment": True, "label_smoothing": 0.1},
     }
     content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"
@@ -178,7 +178,8 @@ def test_published_records_can_be_fed_back(config, arguments, name):
         if "reduce_lr" in there:
             there["schedule"] = "plateau" if there.pop("reduce_lr") else None
         # Before these could be set.
-        there = {"statistics": "moving", "clean": 0.0, **there, "ranges": {"pixels": 0, "cutout": 0, **there["ranges"]}}
+        ranges = {"pixels": 0, "cutout": 0, **there["ranges"]}
+        there = {"statistics": "moving", "clean": 0.0, "coarse": 0.0, **there, "ranges": ranges}
         assert recipe.settings.model_dump() == {**RECIPES[row].settings.model_dump(), **there}
         assert dataclasses.replace(recipe, settings=None) == dataclasses.replace(RECIPES[row], settings=None)
 

@@ -45,6 +45,13 @@ def build_tiny(x, classes):
     return layers.Dense(classes, activation="softmax", name="probabilities")(x)
 
 
+def build_pooled(x, classes):
+    """A network for pictures of any size."""
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=4, name="conv")(x))
+    x = layers.GlobalMaxPooling2D(name="max")(layers.Dropout(0.2, name="dropout")(x))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+
+
 def build_tiny_autoencoder(x, classes=None):
     x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, padding="same", name="conv")(x))
     return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
@@ -56,9 +63,10 @@ def changed(recipe, **settings):
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_recipes():
-    """Models that train in a second, under the names `cnn_tiny` and `autoencoder_tiny`."""
+    """Models that train in a second, under the names `cnn_tiny`, `cnn_pooled` and `autoencoder_tiny`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "cnn_tiny", recipes.row(build_tiny, **{**REFERENCE, "batch_size": 64, "epochs": 2}))
+        patch.setitem(RECIPES, "cnn_pooled", dataclasses.replace(RECIPES["cnn_tiny"], build=build_pooled))
         recipe = changed(RECIPES["autoencoder"], epochs=1)
         patch.setitem(RECIPES, "autoencoder_tiny", dataclasses.replace(recipe, build=build_tiny_autoencoder))
         yield
@@ -189,6 +197,49 @@ def require_equal_runs(one, other):
     assert (record["best_epoch"], record["settings"]) == (expected["best_epoch"], expected["settings"])
 
 
+@pytest.mark.parametrize(("coarse", "expected"), [(0.5, {0: 24, 2: 32}), (0.2, {0: 24, 1: 32}), (0.0, {0: 32})])
+def test_the_first_epochs_are_on_coarse_pictures(train, run, tmp_path, monkeypatch, coarse, expected):
+    """By the epochs in which training was compiled, and for pictures of which size."""
+    (tmp_path / "config.json").write_text(json.dumps({"coarse": coarse, "epochs": 3, "ranges": {"pixels": 1}}))
+    compiled, shown, call, show = {}, [], training.Shrink.call, training.Progress.show
+
+    def look(self, images, training=False):
+        seen = call(self, images, training=training)
+        if training:
+            compiled[len(shown)] = seen.shape[1]
+        else:
+            assert seen.shape[1] == 32
+        return seen
+
+    monkeypatch.setattr(training.Shrink, "call", look)
+    monkeypatch.setattr(training.Progress, "show", lambda self, epoch, logs=None: shown.append(show(self, epoch, logs)))
+    train(run, "--config", tmp_path / "config.json", model="cnn_pooled")
+    assert compiled == expected
+
+
+def test_coarse_pictures_are_averages_under_a_triangle():
+    random, shrink = np.random.default_rng(0), training.Shrink(dtype="float32")
+    images = random.uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
+    assert shrink(images, training=True).shape == images.shape
+    shrink.side = 24
+    assert shrink(images).shape == images.shape
+    small = keras.ops.convert_to_numpy(shrink(images, training=True))
+    assert small.shape == (3, 24, 24, 3)
+    # A triangle of the width of a coarse pixel, normalised: what antialiasing by a linear filter is.
+    scale = 32 / 24
+    centres, places = (np.arange(24) + 0.5) * scale - 0.5, np.arange(32)
+    weights = np.maximum(0, 1 - np.abs(places - centres[:, None]) / scale)
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(small, np.einsum("yh,xw,nhwc->nyxc", weights, weights, images), rtol=1e-4, atol=1e-3)
+
+
+def test_a_network_for_one_size_is_not_trained_on_coarse_pictures(train, run, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"coarse": 0.5}))
+    with pytest.raises(InputError, match=r"`coarse` shows pictures of 24x24 at first, .* leave it out, or let the "):
+        train(run, "--config", tmp_path / "config.json")
+    assert not run.state.exists()
+
+
 # --- A finished training ---
 
 
@@ -200,7 +251,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
     fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": False, "label_smoothing": 0}
-    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0, "labelled": 1}
+    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0, "labelled": 1, "coarse": 0}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "cutout": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
@@ -574,7 +625,8 @@ def test_averaged_weights_are_validated_and_kept(train, run, fold, tmp_path, mon
 
 FAST = {
     "statistics": "settled",
-    "clean": 0.5,
+    "coarse": 0.5,
+    "clean": 0.25,
     "ranges": {"rotation": 5, "pixels": 2, "cutout": 8, "flip": "alternating"},
     "balanced": False,
     "logit_adjustment": True,
@@ -596,16 +648,16 @@ FAST = {
 }
 
 
-@pytest.mark.parametrize("epoch", [1, 3])  # with augmentation, and after it ended
+@pytest.mark.parametrize("epoch", [1, 2, 3])  # on coarse pictures, after those, and after augmentation ended
 def test_all_that_the_fast_network_is_trained_with_goes_on_to_the_bit(gone_on, worsening, tmp_path, epoch):
     (tmp_path / "config.json").write_text(json.dumps(FAST))
-    run, _ = gone_on(epoch, "--config", tmp_path / "config.json", fold=worsening)
+    run, _ = gone_on(epoch, "--config", tmp_path / "config.json", fold=worsening, model="cnn_pooled")
     assert run.read_record()["settings"].items() >= {key: FAST[key] for key in FAST if key != "ranges"}.items()
 
 
 def test_averages_have_statistics_of_their_own(gone_on, worsening, tmp_path):
     (tmp_path / "config.json").write_text(
-        json.dumps({**FAST, "optimizer": AVERAGED, "muon_rate": 0, "learning_rate": 0.01})
+        json.dumps({**FAST, "optimizer": AVERAGED, "muon_rate": 0, "learning_rate": 0.01, "coarse": 0})
     )
     run, _ = gone_on(3, "--config", tmp_path / "config.json", "--precision", "float32", fold=worsening)
     require_settled(run, worsening)
