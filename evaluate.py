@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common import IMAGE_SHAPE, METRICS, QUALITY, Ranges, augment, count_trainable, load_data, titled
-from recipes import IMAGES, FilePath, ModelChoice, augmented_epochs, chosen_name, completed, require_choice, run_name
+from recipes import IMAGES, FilePath, ModelChoice, chosen_name, completed, phases, require_choice, run_name
 from runs import Run, finished_trainings, no_training, require_one_study
 from util import plots
 from util.backend import Later, keras, ops
@@ -197,8 +197,12 @@ def plot_curves(run, record, labels):
         return
     settings = completed(record["settings"])
     augmented = settings.get("augment", True) and any(settings.get("ranges", {}).values())
-    epochs, last = settings.get("epochs", 0), augmented_epochs(settings.get("epochs", 0), settings.get("clean", 0))
-    note = f" (augmented{f' to epoch {last}' if last < epochs else ''})" if augmented else ""
+    epochs = settings.get("epochs", 0)
+    coarse, last = phases(epochs, settings.get("coarse", 0), settings.get("clean", 0))
+    said = [f"coarse to epoch {coarse}"] if coarse else []
+    if augmented:
+        said.append(f"augmented to epoch {last}" if last < epochs else "augmented")
+    note = f" ({', '.join(said)})" if said else ""
     for key, label in labels.items():
         path = IMAGES / f"{run.stem}_{key}.png"
         plots.plot_curve(path, run.title, record["history"], key, label, record["best_epoch"], note)

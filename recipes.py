@@ -175,7 +175,9 @@ class Settings(Part):
         shared=True,
     )
     loss: Literal["categorical_crossentropy"] = "categorical_crossentropy"
-    logit_adjustment: bool = setting(False, "while training, the log of a class's share of the images on its logit")
+    logit_adjustment: float = setting(
+        0.0, "while training, on a class's logit, this times the log of its share of the images", ge=0, le=10
+    )
     label_smoothing: float = setting(0.0, "share of a label that is spread over all classes", ge=0, lt=1)
     statistics: Literal["moving", "settled"] = setting(
         "settled",
@@ -213,7 +215,7 @@ class Settings(Part):
 class AutoencoderSettings(Settings):
     class_weights: Literal[False] = False
     labelled: Literal[1.0] = 1.0
-    logit_adjustment: Literal[False] = False
+    logit_adjustment: Literal[0.0] = 0.0
     label_smoothing: Literal[0.0] = 0.0
     loss: Literal["mean_squared_error", "mean_absolute_error", "binary_crossentropy"] = setting(
         "mean_squared_error", "of an autoencoder; or mean_absolute_error, binary_crossentropy"
@@ -295,15 +297,16 @@ FAST_PIXELS = {
 }
 FAST = {
     **FAST_PIXELS,
-    "ranges": Ranges(pixels=3, flip="alternating"),
-    "logit_adjustment": True,
+    "ranges": Ranges(pixels=2, cutout=8, flip="alternating"),
+    "logit_adjustment": 1.25,
     "label_smoothing": 0.2,
+    "coarse": 0.7,
     "optimizer": {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.013}},
-    "learning_rate": 2.0,
+    "learning_rate": 1.0,
     "bias_rate": 60,
-    "muon_rate": 0.24,
-    "batch_size": 2000,
-    "epochs": 12,
+    "muon_rate": 0.3,
+    "batch_size": 1000,
+    "epochs": 18,
     "monitor": "val_accuracy",
 }
 
@@ -498,9 +501,9 @@ def could_be_of(record, config):
     return wanted.items() <= there.items() and network.items() <= there["network"].items()
 
 
-def augmented_epochs(epochs, clean):
-    """How many of a run's epochs are with augmentation, before its clean end."""
-    return epochs - round(clean * epochs)
+def phases(epochs, coarse, clean):
+    """How many of a run's epochs, from its beginning, are on coarse pictures; and how many are with augmentation."""
+    return round(coarse * epochs), epochs - round(clean * epochs)
 
 
 # --- Names of runs ----------------------------------------------------------------------------------------------------
@@ -552,6 +555,8 @@ def renamed(settings):
     settings = dict(settings)
     if "reduce_lr" in settings:
         settings["schedule"] = "plateau" if settings.pop("reduce_lr") else None
+    if isinstance(settings.get("logit_adjustment"), bool):
+        settings["logit_adjustment"] = float(settings["logit_adjustment"])
     before = {"statistics": "moving", "clean": 0.0, "coarse": 0.0}
     return {**(before if "kept_sha256" in settings else {}), **settings}  # that is in every record
 

@@ -15,7 +15,7 @@ import numpy as np
 
 import common
 from common import IMAGE_SHAPE, BalancedBatches, draw
-from recipes import COARSE_SIDE, PLAIN, SCHEDULES, augmented_epochs
+from recipes import COARSE_SIDE, PLAIN, SCHEDULES, phases
 from runs import best_epoch
 from util import hardware
 from util.backend import Later, load
@@ -165,19 +165,19 @@ class Shrink(layers.Layer):
 class AdjustLogits(layers.Layer):
     """Logit adjustment (Menon et al. 2020, Long-tail Learning via Logit Adjustment), while training.
 
-    The network's probabilities times the classes' `shares` of the training images, made to add up to 1: what it learns
-    is then as if the classes were equally frequent.
+    `adjustment` (classes,) is added to the logits of the network's probabilities. Where it is the logs of the classes'
+    shares of the training images, the network learns as if these were equally many.
     """
 
-    def __init__(self, shares, **kwargs):
+    def __init__(self, adjustment, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self.shares = np.asarray(shares, np.float32)
+        self.adjustment = np.asarray(adjustment, np.float32)
 
     def call(self, probabilities, training=False):
         if not training:
             return probabilities
         # A softmax of logits, so that Keras's loss takes those: a probability may be too small for a float.
-        return ops.softmax(ops.log(ops.maximum(probabilities, 1e-37)) + ops.log(self.shares))
+        return ops.softmax(ops.log(ops.maximum(probabilities, 1e-37)) + self.adjustment)
 
 
 def copy_weights(target, source):
@@ -225,8 +225,8 @@ def fast_twin(model, precision):
     return core
 
 
-def augmented(core, ranges, target=None, shares=None):
-    """`core` behind augmentation: uint8 pictures -> what `core` returns, its logits adjusted by classes' `shares`.
+def augmented(core, ranges, target=None, adjustment=None):
+    """`core` behind augmentation: uint8 pictures -> what `core` returns, its logits with an `adjustment`.
 
     With `target` ('augmented' or 'original') -> (batch, 2, 32, 32, 3): the reconstruction and what was to be
     reconstructed, in [0, 1].
@@ -235,18 +235,18 @@ def augmented(core, ranges, target=None, shares=None):
     outputs = seen = shrink(Augment(ranges, name="augment")(images))
     for layer in core.layers[1:]:  # the core as a whole takes pictures of one size alone
         outputs = layer(outputs)
-    if shares is not None:
-        outputs = AdjustLogits(shares, name="adjust")(outputs)
+    if adjustment is not None:
+        outputs = AdjustLogits(adjustment, name="adjust")(outputs)
     if target:
         goal = seen if target == "augmented" else shrink(ops.cast(images, "float32"))
         outputs = ops.stack([outputs, goal / 255], axis=1)
     return keras.Model(images, outputs)
 
 
-def training_model(model, ranges, precision, target=None, shares=None):
+def training_model(model, ranges, precision, target=None, adjustment=None):
     """What is trained in place of `model`, and within it the twin of `model`: (training model, its core)."""
     core = fast_twin(model, precision)
-    return augmented(core, ranges, target, shares), core
+    return augmented(core, ranges, target, adjustment), core
 
 
 def compile_model(training, optimizer, settings):
@@ -622,9 +622,10 @@ def fit(model, run, fold, settings, note, begun, anew):
     order = settings.batch_size, settings.seed, number, settings.balanced, ranges.flip == "alternating"
     batches = BalancedBatches(fold.x_train, fold.y_train, *order)
     steps = batches.steps_per_epoch
-    shares = np.bincount(fold.y_train) / len(fold.y_train) if settings.logit_adjustment else None
+    shares = np.bincount(fold.y_train) / len(fold.y_train)
+    adjustment = settings.logit_adjustment * np.log(shares) if settings.logit_adjustment else None
     target = getattr(settings, "target", None)
-    training, core = training_model(model, ranges, note["precision"], target, shares)
+    training, core = training_model(model, ranges, note["precision"], target, adjustment)
     compile_model(training, new_optimizer(settings, settings.epochs * steps), settings)
     training.optimizer.build(training.trainable_variables)
 
@@ -648,12 +649,12 @@ def fit(model, run, fold, settings, note, begun, anew):
     if done:
         print(f"going on after epoch {done} of {run.state}")
 
-    clean_from = augmented_epochs(settings.epochs, settings.clean)
+    coarse_until, clean_from = phases(settings.epochs, settings.coarse, settings.clean)
     stopped = training.get_layer("augment").stopped
     clean = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: stopped.assign(float(epoch >= clean_from))
     )
-    coarse = Coarse(core, round(settings.coarse * settings.epochs))
+    coarse = Coarse(core, coarse_until)
     progress = Progress(run.fold, settings.epochs, steps, settings.batch_size, bool(settings.patience))
     shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
     if not state.finished:

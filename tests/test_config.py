@@ -103,7 +103,7 @@ def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
         **{"patience": 4, "statistics": "settled", "clean": 0.25, "coarse": 0.5, "bias_rate": 8.0, "labelled": 0.5},
-        **{"logit_adjustment": True, "label_smoothing": 0.1},
+        **{"logit_adjustment": 1.5, "label_smoothing": 0.1},
     }
     content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"
     settings, row = of_file(name, content), RECIPES[name].settings

@@ -96,7 +96,7 @@ def loss_of(logits, labels, smoothing, shares, fit):
     )
     core = keras.Model(image, dense(keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))))
     dense.set_weights([np.eye(3, dtype=np.float32)])
-    whole = training.augmented(core, Ranges(), shares=shares)
+    whole = training.augmented(core, Ranges(), adjustment=None if shares is None else np.log(shares))
     settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=smoothing)
     training.compile_model(whole, keras.optimizers.SGD(0.0), settings)
     pictures = np.zeros((len(logits), *common.IMAGE_SHAPE), np.uint8)
@@ -132,7 +132,7 @@ def test_adjusted_logits_learn_equally_frequent_classes():
     for shares in (None, SHARES):
         flat = keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))
         core = keras.Model(image, keras.layers.Dense(3, activation="softmax")(flat))
-        whole = training.augmented(core, Ranges(), shares=shares)
+        whole = training.augmented(core, Ranges(), adjustment=None if shares is None else np.log(shares))
         settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=0.0)
         training.compile_model(whole, keras.optimizers.SGD(2.0), settings)
         for _ in range(60):

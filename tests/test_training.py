@@ -250,7 +250,7 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     asked = {"epochs": 4, "batch_size": 64, "learning_rate": 1e-3, "patience": 15, "seed": 0, "val": 0.15}
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
-    fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": False, "label_smoothing": 0}
+    fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": 0, "label_smoothing": 0}
     fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0, "labelled": 1, "coarse": 0}
     ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "cutout": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
@@ -629,7 +629,7 @@ FAST = {
     "clean": 0.25,
     "ranges": {"rotation": 5, "pixels": 2, "cutout": 8, "flip": "alternating"},
     "balanced": False,
-    "logit_adjustment": True,
+    "logit_adjustment": 1.0,
     "label_smoothing": 0.2,
     "optimizer": {
         "class_name": "SGD",
