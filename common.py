@@ -427,8 +427,8 @@ def augment(images, generator, ranges):
 
 
 # --- Networks -------------------------------------------------------------------------------------------------------
-# A builder takes scaled pictures, and the settings of its network if it has any, and returns the output: a chain of
-# layers. `finished_model` is what stands around it.
+# A builder takes scaled pictures, and the settings of its network if it has any, and returns the output; its layers may
+# branch and join. `finished_model` is what stands around it.
 
 
 def dense_head(x, classes):

@@ -1,8 +1,8 @@
 """Compare finished and evaluated classifiers on the same data: differences, with their uncertainty. Trains nothing.
 
-Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png. Without --runs and
---data it takes the runs on the pictures that were trained on here last, else the largest group on the same pictures,
-and says what it leaves out.
+Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png, and recalls.png.
+Without --runs and --data it takes the runs on the pictures that were trained on here last, else the largest group on
+the same pictures, and says what it leaves out.
 """
 
 from util import cli  # isort: split
@@ -178,14 +178,20 @@ def main(argv=None):
         "left_out": left_out,
     }
     text = "\n\n".join([*tables(content), *paragraphs(content)])
-    name = run_name("comparison", chosen[0].data["prefix"], name=options.name)
+    name, recalls = (run_name(what, content["data"]["prefix"], name=options.name) for what in ("comparison", "recalls"))
     commit_text(IMAGES / f"{name}.txt", f"{text}\n")
     commit_json(IMAGES / f"{name}.json", {**content, "text": text})
-    if compared:
-        plots.plot_differences(IMAGES / f"{name}.png", compared)
-    else:
-        (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
-    print(f"{text}\n\n{IMAGES / name}.txt, .json{' and .png' if compared else ''} are written")
+    drawings = {
+        f"{name}.png": (plots.plot_differences, [compared] if compared else None),
+        f"{recalls}.png": (plots.plot_recalls, [content["runs"], reduced] if reduced else None),
+    }
+    for file, (draw, what) in drawings.items():
+        if what:
+            draw(IMAGES / file, *what)
+        else:
+            (IMAGES / file).unlink(missing_ok=True)  # of another comparison
+    drawn = ", ".join(file for file, (_, what) in drawings.items() if what)
+    print(f"{text}\n\n{IMAGES / name}.txt, .json{f' and {drawn}' if drawn else ''} are written")
 
 
 # --- What there is to compare ---------------------------------------------------------------------------------------

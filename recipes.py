@@ -557,8 +557,8 @@ def renamed(settings):
         settings["schedule"] = "plateau" if settings.pop("reduce_lr") else None
     if isinstance(settings.get("logit_adjustment"), bool):
         settings["logit_adjustment"] = float(settings["logit_adjustment"])
-    before = {"statistics": "moving", "clean": 0.0, "coarse": 0.0}
-    return {**(before if "kept_sha256" in settings else {}), **settings}  # that is in every record
+    before = {"statistics": "moving", "clean": 0.0, "coarse": 0.0, "ranges": {"pixels": 0, "cutout": 0}}
+    return merged(before if "kept_sha256" in settings else {}, settings)  # that is in every record
 
 
 def completed(settings):

@@ -24,7 +24,7 @@ from recipes import (
     run_name,
 )
 from runs import Run, find_autoencoder
-from util.backend import Later
+from util.backend import Later, keras
 from util.cli import InputError
 from util.settings import parse, setting
 
@@ -60,8 +60,8 @@ def main(argv=None):
             notes |= {"taken": take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
         if options.encoder == "random":
-            last = [layer.name for layer in model.layers].index(recipe.frozen_until)
-            training.settle_statistics(model.layers[1 : last + 1], fold.x_train)
+            encoder = keras.Model(model.input, model.get_layer(recipe.frozen_until).output)
+            training.settle_statistics(encoder, fold.x_train)
         if options.encoder in ("frozen", "random"):
             notes |= {"frozen": freeze(model, recipe.frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")

@@ -3,7 +3,6 @@
 Loads Keras, so the scripts load it last.
 """
 
-import itertools
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from common import IMAGE_SHAPE, BalancedBatches, draw
 from recipes import COARSE_SIDE, PLAIN, SCHEDULES, phases
 from runs import best_epoch
 from util import hardware
-from util.backend import Later, load
+from util.backend import Later, followers, load
 from util.cli import InputError, RunFailed, raise_what_was_heard
 from util.files import commit_arrays, first_line, require_writable, sha256
 from util.hardware import processor_name, set_up_device, tensorflow_on_processor
@@ -190,21 +189,20 @@ def copy_weights(target, source):
         layer.set_weights(weights[: len(own)] + own[len(weights) :])
 
 
-def cancelled_bias(layer, following):
-    """True for a layer with a bias of 0 whose output goes straight into a batch normalisation that learns.
+def cancelled_bias(layer, after):
+    """True for a layer with a bias of 0 if all that comes straight `after` it is a batch normalisation that learns.
 
     That normalisation subtracts the bias again, so its gradient is 0 but for rounding. In bfloat16, Adam turns the
     rounding into full steps: the bias wanders, the moving mean lags behind it, and validation jumps up and down.
     """
     linear = isinstance(layer, (layers.Conv2D, layers.Dense)) and layer.activation is keras.activations.linear
-    normalised = isinstance(following, layers.BatchNormalization) and following.trainable
+    normalised = len(after) == 1 and isinstance(after[0], layers.BatchNormalization) and after[0].trainable
     return linear and normalised and layer.use_bias and not layer.get_weights()[1].any()
 
 
 def fast_twin(model, precision):
     """A twin of `model` to train: the same layers by name and the same weights, computed faster, in `precision`."""
-    # The builders' models are chains, so the next in the list is what follows.
-    without_bias = {layer.name for layer, after in itertools.pairwise(model.layers) if cancelled_bias(layer, after)}
+    without_bias = {name for name, after in followers(model).items() if cancelled_bias(model.get_layer(name), after)}
     classes = {}
     if tensorflow_on_processor():
         lacks_amx = precision == "mixed_bfloat16" and hardware.processor_has_bfloat16() == "avx512_bf16"
@@ -232,9 +230,8 @@ def augmented(core, ranges, target=None, adjustment=None):
     reconstructed, in [0, 1].
     """
     images, shrink = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image"), Shrink(dtype="float32", name="shrink")
-    outputs = seen = shrink(Augment(ranges, name="augment")(images))
-    for layer in core.layers[1:]:  # the core as a whole takes pictures of one size alone
-        outputs = layer(outputs)
+    seen = shrink(Augment(ranges, name="augment")(images))
+    outputs = core.call(seen)  # not core(seen), which takes pictures of one size alone
     if adjustment is not None:
         outputs = AdjustLogits(adjustment, name="adjust")(outputs)
     if target:
@@ -288,22 +285,26 @@ def psnr(labels, pair):
     return -10 * ops.log10(ops.maximum(error, 1e-10))
 
 
-def settle_statistics(chain, images):
-    """Give the batch normalisations in a chain of layers the statistics of (n, 32, 32, 3) pictures, in one pass.
+def settle_statistics(model, images):
+    """Give the batch normalisations of a model the statistics of (n, 32, 32, 3) pictures, in one pass.
 
     The averages over equal batches of each batch's mean and variance, as training would approach them; all else
     computes as it will when the model is used, and frozen layers keep what they have (Wu and Johnson 2021, Rethinking
     "Batch" in BatchNorm).
     """
-    norms = [layer for layer in chain if isinstance(layer, layers.BatchNormalization) and layer.trainable]
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable]
     if not norms:
         return
+
+    def call(layer, *args, **kwargs):
+        return layer(*args, **(kwargs | {"training": True} if layer in norms else kwargs))
+
+    settling = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
     momenta = [norm.momentum for norm in norms]
-    for number, x in enumerate(np.array_split(images, -(-len(images) // 500))):
+    for number, batch in enumerate(np.array_split(images, -(-len(images) // 500))):
         for norm in norms:
             norm.momentum = number / (number + 1)  # makes a running average of all batches so far
-        for layer in chain[: chain.index(norms[-1]) + 1]:
-            x = layer(x, training=True) if layer in norms else layer(x)
+        settling(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -316,10 +317,10 @@ class SettledStatistics(keras.callbacks.Callback):
 
     def __init__(self, core, images):
         super().__init__()
-        self.chain, self.images = core.layers[1:], images
+        self.core, self.images = core, images
 
     def on_test_begin(self, logs=None):
-        settle_statistics(self.chain, self.images)
+        settle_statistics(self.core, self.images)
 
 
 class Coarse(keras.callbacks.Callback):
@@ -332,9 +333,8 @@ class Coarse(keras.callbacks.Callback):
         super().__init__()
         self.until = until
         try:
-            x = np.zeros((1, COARSE_SIDE, COARSE_SIDE, IMAGE_SHAPE[2]), np.float32)
-            for layer in core.layers[1:] if until else []:
-                x = layer(x)
+            if until:
+                core.call(np.zeros((1, COARSE_SIDE, COARSE_SIDE, IMAGE_SHAPE[2]), np.float32))
         except ValueError:
             raise InputError(
                 f"`coarse` shows pictures of {COARSE_SIDE}x{COARSE_SIDE} at first, and this network takes those of "

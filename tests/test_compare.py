@@ -595,6 +595,7 @@ def test_the_text_answers_the_question(study, capsys):
     assert found["text"] + "\n" == written and written in capsys.readouterr().out
     assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= 120
     assert (recipes.IMAGES / "comparison.png").stat().st_size > 5000
+    assert (recipes.IMAGES / "recalls.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
@@ -731,6 +732,26 @@ def test_the_figure_shows_the_figures(study, monkeypatch):
             assert middle[0, 0] == pytest.approx(100 * row["mean"])
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [f"{row['run']}\n- {row['baseline']}" for row in compared]
+
+
+def test_the_plot_of_recalls_shows_the_recalls(study, monkeypatch):
+    found, figures = run(), []
+    monkeypatch.setattr(plots, "commit", lambda path, save: figures.append(save.__self__))
+    plots.plot_recalls("recalls.png", found["runs"], found["reduced"])
+    ((axes,),) = (figure.axes for figure in figures)
+    expected = [
+        value
+        for figures in found["runs"].values()
+        for value in (*(figures["recall"][name] for name in ("bird", "deer", "truck")), figures["accuracy"])
+    ]
+    assert len(axes.containers) == len(expected)
+    for (middle, _, (bar,)), value in zip(axes.containers, expected, strict=True):
+        (first, _), (last, _) = bar.get_segments()[0]
+        ends = [100 * (value["mean"] + sign * (value["std"] or 0)) for sign in (-1, 1)]
+        assert [first, middle.get_xdata()[0], last] == pytest.approx([ends[0], 100 * value["mean"], ends[1]])
+    words = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert words == ["recall of bird", "recall of deer", "recall of truck", "accuracy over all classes"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(found["runs"])
 
 
 def test_a_name_keeps_comparisons_side_by_side(study):

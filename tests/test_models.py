@@ -334,6 +334,19 @@ def test_training_model_does_without_biases_that_normalisation_cancels(cnn):
     assert without(frozen) == {"conv2"}
 
 
+def test_a_bias_that_a_branch_needs_stays():
+    image = keras.Input(common.IMAGE_SHAPE, name="image")
+    first = keras.layers.Conv2D(2, 3, name="first")(image)
+    second = keras.layers.Conv2D(2, 3, padding="same", name="second")(keras.layers.BatchNormalization()(first))
+    joined = keras.layers.Add()([first, keras.layers.BatchNormalization()(second)])
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(joined))
+    whole, core = training.training_model(model, RANGES, "float32")
+    assert biases(core) == {"first": True, "second": False}
+    shake(core)
+    training.copy_weights(model, core)
+    assert np.allclose(numpy(model(PICTURES)), numpy(whole(PICTURES, training=False)), rtol=1e-4, atol=1e-4)
+
+
 def test_weights_come_back_from_a_training_model_without_biases():
     model = built("cnn")
     whole, core = training.training_model(model, RANGES, "float32")

@@ -46,10 +46,11 @@ def build_tiny(x, classes):
 
 
 def build_pooled(x, classes):
-    """A network for pictures of any size."""
+    """A network for pictures of any size, with a branch."""
     x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=4, name="conv")(x))
-    x = layers.GlobalMaxPooling2D(name="max")(layers.Dropout(0.2, name="dropout")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+    branch = layers.BatchNormalization(name="norm2")(layers.Conv2D(4, 3, padding="same", name="conv2")(x))
+    x = layers.Dropout(0.2, name="dropout")(layers.Add(name="add")([x, branch]))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.GlobalMaxPooling2D(name="max")(x))
 
 
 def build_tiny_autoencoder(x, classes=None):
@@ -682,11 +683,21 @@ def test_settled_statistics_are_those_of_training_pictures_as_they_are(train, ru
     require_settled(run, fold)
 
 
+def test_a_network_that_branches_has_settled_statistics_too(train, run, fold, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"statistics": "settled", "ranges": {"pixels": 1}}))
+    require_settled(train(run, *FINISHED, "--config", tmp_path / "config.json", model="cnn_pooled"), fold)
+    model, images = run.load_model(), training.sample_of(fold, 0, 1)
+    into = keras.Model(model.input, model.get_layer("conv2").output).predict(images, verbose=0).astype(np.float64)
+    _, _, mean, variance = model.get_layer("norm2").get_weights()
+    np.testing.assert_allclose(mean, into.mean(axis=(0, 1, 2)), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(variance, into.var(axis=(0, 1, 2)), rtol=0.1)
+
+
 def test_frozen_layers_keep_their_statistics(fold):
     settings = RECIPES["cnn_tiny"].settings
     model = common.finished_model(common.build_cnn, settings, 10, "cnn")
     model.get_layer("norm1").trainable = False
-    training.settle_statistics(model.layers[1:], fold.x_train)
+    training.settle_statistics(model, fold.x_train)
     *_, mean, variance = model.get_layer("norm1").get_weights()
     assert not mean.any() and (variance == 1).all()
     assert model.get_layer("norm2").get_weights()[2].any()

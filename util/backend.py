@@ -89,3 +89,14 @@ class Later:
 
 
 keras, layers, ops = Later("keras"), Later("keras.layers"), Later("keras.ops")
+
+
+def followers(model):
+    """{name of a layer: the layers of `model` that take its output}."""
+    found = {layer.name: [] for layer in model.layers}
+    of_output = {id(layer.output): found[layer.name] for layer in model.layers}
+    for layer in model.layers:
+        for tensor in keras.tree.flatten(layer.input):
+            if id(tensor) in of_output:  # of an input layer, its own
+                of_output[id(tensor)].append(layer)
+    return {name: [one for one in layers if one.name != name] for name, layers in found.items()}

@@ -4,12 +4,12 @@ Each class takes the place of its parent in Keras while a model is trained; `fas
 README has what each was expected to give and what it gave.
 """
 
-import itertools
-
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+
+from util.backend import followers
 
 
 class BatchNormalization(layers.BatchNormalization):
@@ -118,13 +118,15 @@ class NoUpSampling2D(layers.UpSampling2D):
 
 
 def fastest(model, gradients_by_products):
-    """Classes to compute layers of `model`, a chain of stock layers, with: {name of the layer: class}.
+    """Classes to compute layers of `model`, of stock layers, with: {name of the layer: class}.
 
     `gradients_by_products`: whether SmallConv2D is faster than Keras's layer, which depends on processor and precision.
     """
     classes = {}
-    for before, layer in itertools.pairwise(model.layers):
+    fed_alone = {after[0].name: model.get_layer(name) for name, after in followers(model).items() if len(after) == 1}
+    for layer in model.layers[1:]:
         kind, last = type(layer), layer is model.layers[-1]  # a subclass is another layer
+        before = fed_alone.get(layer.name)
         if kind is layers.BatchNormalization and len(layer.input.shape) == 4 and plain_normalization(layer):
             classes[layer.name] = BatchNormalization
         elif kind is layers.Dropout and layer.noise_shape is None and layer.rate < 0.999:

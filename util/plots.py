@@ -298,6 +298,32 @@ def plot_differences(compared):
     return figure
 
 
+@plot
+def plot_recalls(runs, reduced):
+    """Recall of each reduced class, and the accuracy over all classes, of each of {run: its figures}."""
+    kinds = [
+        *((f"recall of {name}", f"C{number % 10}", "os^vPX*<d"[number % 9]) for number, name in enumerate(reduced))
+    ]
+    kinds.append(("accuracy over all classes", "0.3", "D"))
+    figure, axes = new_figure(size=(8, 1.4 + 0.2 * (len(kinds) + 1) * len(runs)))
+    for place, figures in enumerate(runs.values()):
+        values = [*(figures["recall"][name] for name in reduced), figures["accuracy"]]
+        heights = place + np.linspace(-0.5, 0.5, len(kinds) + 2)[1:-1]
+        for (label, color, mark), value, height in zip(kinds, values, heights, strict=True):
+            style = {"color": color, "marker": mark, "markersize": 6, "capsize": 3, "linestyle": "none", "label": label}
+            axes.errorbar(100 * value["mean"], height, xerr=100 * (value["std"] or 0), **style)
+    for place in range(len(runs) - 1):
+        axes.axhline(place + 0.5, color="0.85", linewidth=1)
+    axes.set_yticks(range(len(runs)), runs, fontsize=9)
+    axes.set_ylim(len(runs) - 0.5, -0.5)
+    axes.set(xlabel="%, on the test images; bars: standard deviation over folds")
+    axes.grid(axis="x", alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    shown = len(kinds)  # those of one run
+    figure.legend(handles[:shown], labels[:shown], loc="outside lower center", ncols=min(shown, 4), frameon=False)
+    return figure
+
+
 ENCODER_MARKS = {"scratch": (BLUE, "o"), "frozen": (ORANGE, "s"), "tuned": ("#009E73", "^"), "random": ("0.4", "v")}
 
 
