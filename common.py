@@ -569,9 +569,8 @@ def finished_model(build, settings, classes, name):
 
 
 def layers_up_to(model, last):
-    """The layers with weights up to the one named `last`, in the order of a chain."""
-    names = [layer.name for layer in model.layers]
-    return [layer for layer in model.layers[: names.index(last) + 1] if layer.weights]
+    """The layers with weights that lead to the one named `last`, and it, in their order."""
+    return [layer for layer in keras.Model(model.input, model.get_layer(last).output).layers if layer.weights]
 
 
 def take_weights(target, source, last):

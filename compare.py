@@ -190,8 +190,8 @@ def main(argv=None):
             draw(IMAGES / file, *what)
         else:
             (IMAGES / file).unlink(missing_ok=True)  # of another comparison
-    drawn = ", ".join(file for file, (_, what) in drawings.items() if what)
-    print(f"{text}\n\n{IMAGES / name}.txt, .json{f' and {drawn}' if drawn else ''} are written")
+    *others, last = ".txt", ".json", *(file for file, (_, what) in drawings.items() if what)
+    print(f"{text}\n\n{IMAGES / name}{', '.join(others)} and {last} are written")
 
 
 # --- What there is to compare ---------------------------------------------------------------------------------------

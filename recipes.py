@@ -502,8 +502,8 @@ def could_be_of(record, config):
 
 
 def phases(epochs, coarse, clean):
-    """How many of a run's epochs, from its beginning, are on coarse pictures; and how many are with augmentation."""
-    return round(coarse * epochs), epochs - round(clean * epochs)
+    """How many of a run's epochs, from its beginning, are on coarse pictures, not the last; and how many augmented."""
+    return min(round(coarse * epochs), epochs - 1), epochs - round(clean * epochs)
 
 
 # --- Names of runs ----------------------------------------------------------------------------------------------------

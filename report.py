@@ -79,12 +79,13 @@ def comparison_files():
 def comparison(faults, path):
     content = json.loads(path.read_text(encoding="utf-8"))
     rows = content["comparisons"]
+    drawn = [path.with_suffix(".png"), path.with_name(f"{path.stem.replace('comparison', 'recalls', 1)}.png")]
     return {
         "title": f"{path.stem}: {content['data']['source']}",
         "findings": [finding(row) for row in rows if row["control"]],
         "rows": list(map(difference_row, rows)),
         "paragraphs": [part for part in content["text"].split("\n\n") if not part.startswith("|")],
-        "plots": each(faults, plot, filter(Path.exists, [path.with_suffix(".png")])),
+        "plots": each(faults, plot, filter(Path.exists, drawn)),
     }
 
 

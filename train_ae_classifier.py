@@ -8,7 +8,7 @@ the autoencoder first where one is needed and there is none.
 
 from util import cli  # isort: split
 
-from common import freeze, prepare_fold, take_weights
+from common import finished_model, freeze, prepare_fold, take_weights
 from recipes import (
     CHECKPOINTS,
     PRETRAINED,
@@ -44,6 +44,8 @@ def main(argv=None):
     if options.check:
         if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
             training.new_optimizer(recipe.settings)
+        if recipe.settings.coarse:
+            training.require_any_size(finished_model(recipe.build, recipe.settings, 10, name))
         return
 
     fold, settings = prepare_fold(options.data, recipe.settings, options.fold), {}
@@ -61,7 +63,7 @@ def main(argv=None):
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
         if options.encoder == "random":
             encoder = keras.Model(model.input, model.get_layer(recipe.frozen_until).output)
-            training.settle_statistics(encoder, fold.x_train)
+            training.SettledStatistics(encoder, fold.x_train).settle()
         if options.encoder in ("frozen", "random"):
             notes |= {"frozen": freeze(model, recipe.frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")

@@ -223,6 +223,9 @@ def fast_twin(model, precision):
     return core
 
 
+OWN_NAMES = ("augment", "shrink", "adjust")  # of layers around a core
+
+
 def augmented(core, ranges, target=None, adjustment=None):
     """`core` behind augmentation: uint8 pictures -> what `core` returns, its logits with an `adjustment`.
 
@@ -253,6 +256,8 @@ def compile_model(training, optimizer, settings):
         optimizer,
         loss=cross_entropy(settings.label_smoothing) if classifier else reconstruction_loss(settings.loss),
         metrics=["accuracy" if classifier else psnr],
+        # Keras would choose XLA on a GPU, and TensorFlow's operations of augmentation have no such kernels.
+        jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
 
@@ -285,42 +290,49 @@ def psnr(labels, pair):
     return -10 * ops.log10(ops.maximum(error, 1e-10))
 
 
-def settle_statistics(model, images):
-    """Give the batch normalisations of a model the statistics of (n, 32, 32, 3) pictures, in one pass.
-
-    The averages over equal batches of each batch's mean and variance, as training would approach them; all else
-    computes as it will when the model is used, and frozen layers keep what they have (Wu and Johnson 2021, Rethinking
-    "Batch" in BatchNorm).
-    """
-    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization) and layer.trainable]
-    if not norms:
-        return
-
-    def call(layer, *args, **kwargs):
-        return layer(*args, **(kwargs | {"training": True} if layer in norms else kwargs))
-
-    settling = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
-    momenta = [norm.momentum for norm in norms]
-    for number, batch in enumerate(np.array_split(images, -(-len(images) // 500))):
-        for norm in norms:
-            norm.momentum = number / (number + 1)  # makes a running average of all batches so far
-        settling(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-
-
 class SettledStatistics(keras.callbacks.Callback):
-    """Settles the statistics of a network's batch normalisations before each validation, which the weights kept have.
+    """Gives the batch normalisations of a model the statistics of (n, 32, 32, 3) pictures, before each validation.
 
-    Those of augmented pictures do not fit the sharp ones that the network will see, and move with every step.
+    Those of augmented pictures do not fit the sharp ones that it will see, and move with every step. Here they are the
+    averages over equal batches of each batch's mean and variance; all else computes as it will when the model is used,
+    and frozen layers keep what they have (Wu and Johnson 2021, Rethinking "Batch" in BatchNorm).
     """
 
-    def __init__(self, core, images):
+    def __init__(self, model, images):
         super().__init__()
-        self.core, self.images = core, images
+        self.batches = np.array_split(images, -(-len(images) // 500))
+        self.norms = [one for one in model.layers if isinstance(one, layers.BatchNormalization) and one.trainable]
+
+        def call(layer, *args, **kwargs):
+            return layer(*args, **(kwargs | {"training": True} if layer in self.norms else kwargs))
+
+        self.settling = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+    def settle(self):
+        momenta = [norm.momentum for norm in self.norms]
+        for number, batch in enumerate(self.batches if self.norms else []):
+            for norm in self.norms:
+                norm.momentum = number / (number + 1)  # makes a running average of all batches so far
+            self.settling(batch)
+        for norm, momentum in zip(self.norms, momenta, strict=True):
+            norm.momentum = momentum
 
     def on_test_begin(self, logs=None):
-        settle_statistics(self.core, self.images)
+        self.settle()
+
+
+def require_any_size(model):
+    """Raise InputError where a model does not take the pictures with which a `coarse` training begins."""
+    size = (COARSE_SIDE, COARSE_SIDE)
+    try:
+        shape = tuple(model.call(np.zeros((1, *size, IMAGE_SHAPE[2]), np.float32)).shape)
+    except Exception:  # of whatever kind: ValueError, TypeError, InvalidArgumentError
+        shape = ()
+    if not shape or (len(shape) == 4 and shape[1:3] != size):  # those are an autoencoder's
+        raise InputError(
+            f"`coarse` shows pictures of {COARSE_SIDE}x{COARSE_SIDE} at first, and this network does not take those: "
+            "leave it out, or build it for pictures of any size, with global pooling instead of flattening"
+        )
 
 
 class Coarse(keras.callbacks.Callback):
@@ -329,17 +341,9 @@ class Coarse(keras.callbacks.Callback):
     (Tan and Le 2021, EfficientNetV2: Smaller Models and Faster Training, have the size grow in steps.)
     """
 
-    def __init__(self, core, until):
+    def __init__(self, until):
         super().__init__()
         self.until = until
-        try:
-            if until:
-                core.call(np.zeros((1, COARSE_SIDE, COARSE_SIDE, IMAGE_SHAPE[2]), np.float32))
-        except ValueError:
-            raise InputError(
-                f"`coarse` shows pictures of {COARSE_SIDE}x{COARSE_SIDE} at first, and this network takes those of "
-                "one size alone: leave it out, or let the network pool globally instead of flattening"
-            ) from None
 
     def on_epoch_begin(self, epoch, logs=None):
         side, shrink = COARSE_SIDE if epoch < self.until else None, self.model.get_layer("shrink")
@@ -365,13 +369,27 @@ class Batches(keras.utils.PyDataset):
 
 
 def require_known_layers(model):
-    """Raise InputError where a layer is not Keras's own: none knows how it draws, nor how to open it elsewhere."""
+    """Raise InputError for what is not Keras's own, which none knows how to repeat or open elsewhere, and for more.
+
+    What a twin of the network could not be made of: operations that are no layers, and layers called twice.
+    """
     for layer in model._flatten_layers(include_self=False):  # those within a Sequential or a wrapper, too
         if not type(layer).__module__.startswith("keras.") or isinstance(layer, layers.Lambda):
             raise InputError(
                 f"the layer {layer.name!r} of this network is a {type(layer).__name__}, none of Keras's own: its "
                 "random draws could not be repeated, nor its file opened elsewhere; build the network of keras.layers"
             )
+    for one in model.operations:
+        if not isinstance(one, layers.Layer):
+            raise InputError(
+                f"this network has an operation {one.name!r} that is no layer: build it of keras.layers alone, such as "
+                "Add or Multiply instead of + or *"
+            )
+        if one.name in OWN_NAMES:
+            raise InputError(f"training has a layer {one.name!r} of its own: give that of this network another name")
+    for one in model.get_config()["layers"]:
+        if len(one["inbound_nodes"]) > 1:
+            raise InputError(f"the layer {one['name']!r} of this network is called twice: make one for each place")
 
 
 def random_states(training, core):
@@ -574,6 +592,8 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     keras.utils.set_random_seed(int(draw(options.seed, "weights", number).integers(2**32)))
     model = common.finished_model(recipe.build, options, len(fold.class_names), run.name)
     require_known_layers(model)
+    if options.coarse:
+        require_any_size(model)
     if recipe.start:
         recipe.start(model, sample_of(fold, options.seed, number))
     notes = prepare(model) if prepare else {}
@@ -654,7 +674,7 @@ def fit(model, run, fold, settings, note, begun, anew):
     clean = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: stopped.assign(float(epoch >= clean_from))
     )
-    coarse = Coarse(core, coarse_until)
+    coarse = Coarse(coarse_until)
     progress = Progress(run.fold, settings.epochs, steps, settings.batch_size, bool(settings.patience))
     shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
     if not state.finished:

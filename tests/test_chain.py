@@ -83,7 +83,7 @@ def test_controls_and_their_comparison(project, npz):
 @pytest.mark.long
 @pytest.mark.parametrize("arch", recipes.ARCHS["cnn"])
 def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
-    epochs = {"fast": 8, "elu": 25, "leaky": 6, "pool3": 10, "wide5": 6, "dropout": 2}[arch]
+    epochs = {"fast": 18, "elu": 25, "leaky": 6, "pool3": 10, "wide5": 6, "dropout": 2}[arch]
     typed(project, "cnn", f"ARCH={arch}", f"EPOCHS={epochs}", "DATA=digits", timeout=900)
     folds = [1, 2, 3, 4, 5] if arch == "fast" else [1]  # a document's network has a split of its own
     checkpoints, images = files_of_classifier(f"digits_cnn_{arch}", folds)

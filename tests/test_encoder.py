@@ -101,7 +101,8 @@ def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, ta
 def test_random_statistics_are_those_of_the_training_pictures():
     images, _ = small_pictures(60)
     model = new_model(recipes.RECIPES["autoencoder_cls"])
-    training.settle_statistics(keras.Model(model.input, model.get_layer("block2_norm2").output), images)
+    encoder = keras.Model(model.input, model.get_layer("block2_norm2").output)
+    training.SettledStatistics(encoder, images).settle()
     # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
     part = keras.Model(model.input, model.get_layer("block1_conv1").output)
     values = part.predict(images, verbose=0).astype(np.float64).reshape(-1, 64)

@@ -234,11 +234,36 @@ def test_coarse_pictures_are_averages_under_a_triangle():
     np.testing.assert_allclose(small, np.einsum("yh,xw,nhwc->nyxc", weights, weights, images), rtol=1e-4, atol=1e-3)
 
 
-def test_a_network_for_one_size_is_not_trained_on_coarse_pictures(train, run, tmp_path):
+def build_skip(x, classes):
+    """Takes pictures whose side is a multiple of 16."""
+    small = layers.Conv2D(2, 3, strides=16, padding="same", name="small")(x)
+    return build_pooled(layers.Concatenate(name="skip")([x, layers.UpSampling2D(16, name="up")(small)]), classes)
+
+
+@pytest.mark.parametrize("build", [build_tiny, build_skip])
+def test_a_network_for_one_size_is_not_trained_on_coarse_pictures(copy, train, tmp_path, monkeypatch, build):
+    """And nothing that was there is touched."""
+    monkeypatch.setitem(RECIPES, "cnn_sized", dataclasses.replace(RECIPES["cnn_tiny"], build=build))
     (tmp_path / "config.json").write_text(json.dumps({"coarse": 0.5}))
-    with pytest.raises(InputError, match=r"`coarse` shows pictures of 24x24 at first, .* leave it out, or let the "):
-        train(run, "--config", tmp_path / "config.json")
-    assert not run.state.exists()
+    copy.state.write_bytes(b"another training's")
+    with pytest.raises(InputError, match=r"`coarse` shows pictures of 24x24 at first, .* leave it out, or build it "):
+        train(copy, "--config", tmp_path / "config.json", "--force", model="cnn_sized")
+    assert copy.state.read_bytes() == b"another training's"
+
+
+def test_an_autoencoder_that_returns_another_size_is_not_trained_on_coarse_pictures(train, run, tmp_path, monkeypatch):
+    def build(x, classes=None):
+        x = layers.Conv2D(3, 2, strides=16, name="conv")(x)
+        return layers.Conv2DTranspose(3, 16, strides=16, activation="sigmoid", name="reconstruction")(x)
+
+    monkeypatch.setitem(RECIPES, "autoencoder_sized", dataclasses.replace(RECIPES["autoencoder_tiny"], build=build))
+    (tmp_path / "config.json").write_text(json.dumps({"coarse": 0.5}))
+    with pytest.raises(InputError, match="`coarse` shows pictures of 24x24 at first"):
+        train(run, "--config", tmp_path / "config.json", model="autoencoder_sized")
+
+
+def test_training_ends_on_whole_pictures():
+    assert [recipes.phases(epochs, 0.9, 0)[0] for epochs in (1, 2, 3, 20)] == [0, 1, 2, 18]
 
 
 # --- A finished training ---
@@ -697,7 +722,7 @@ def test_frozen_layers_keep_their_statistics(fold):
     settings = RECIPES["cnn_tiny"].settings
     model = common.finished_model(common.build_cnn, settings, 10, "cnn")
     model.get_layer("norm1").trainable = False
-    training.settle_statistics(model, fold.x_train)
+    training.SettledStatistics(model, fold.x_train).settle()
     *_, mean, variance = model.get_layer("norm1").get_weights()
     assert not mean.any() and (variance == 1).all()
     assert model.get_layer("norm2").get_weights()[2].any()
@@ -782,6 +807,45 @@ def test_a_layer_that_is_not_keras_s_own_is_refused_by_name(train, run, no_fit, 
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         train(run, model="cnn_odd")
     assert list(run.folder.iterdir()) == []
+
+
+def by_an_operator(x, classes):
+    return build_tiny(x + layers.Conv2D(3, 3, padding="same", name="conv0")(x), classes)
+
+
+def called_twice(x, classes):
+    norm = layers.BatchNormalization(name="both")
+    return build_pooled(norm(layers.ReLU(name="between")(norm(x))), classes)
+
+
+def of_a_name_taken(x, classes):
+    return build_pooled(layers.Rescaling(0.5, name="shrink")(x), classes)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (by_an_operator, "this network has an operation '.*' that is no layer: build it of keras.layers alone, "),
+        (called_twice, "the layer 'both' of this network is called twice: make one for each place"),
+        (of_a_name_taken, "training has a layer 'shrink' of its own: give that of this network another name"),
+    ],
+)
+def test_a_network_that_no_twin_can_be_made_of_is_refused(train, run, no_fit, monkeypatch, build, words):
+    monkeypatch.setitem(RECIPES, "cnn_odd", recipes.row(build))
+    with pytest.raises(InputError, match=words):
+        train(run, model="cnn_odd")
+    assert list(run.folder.iterdir()) == []
+
+
+def test_tensorflow_on_a_gpu_is_not_asked_for_kernels_that_it_lacks(monkeypatch):
+    """Keras would compile by XLA there, which cannot turn, shift and shrink pictures."""
+    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
+    settings = RECIPES["cnn_pooled"].settings
+    whole, _ = training.training_model(
+        common.finished_model(build_pooled, settings, 10, "x"), settings.ranges, "float32"
+    )
+    training.compile_model(whole, training.new_optimizer(settings), settings)
+    assert whole.jit_compile == (keras.backend.backend() != "tensorflow")
 
 
 def test_stopped_between_the_last_epoch_and_the_file_it_only_writes_the_file(finished, train, run, monkeypatch):
