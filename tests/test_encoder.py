@@ -126,3 +126,10 @@ def test_a_control_asks_for_no_autoencoder_and_the_others_say_how_to_get_one(wor
     for encoder in recipes.PRETRAINED:
         with pytest.raises(InputError, match=r"no small_autoencoder\.keras .*`make ae DATA=\S+`"):
             train_ae_classifier.main(["--data", str(npz), "--encoder", encoder])
+
+
+def test_a_classifier_that_coarse_pictures_do_not_fit_is_refused_before_its_autoencoder_is_trained(workdir):
+    (workdir / "coarse.json").write_text('{"coarse": 0.5}')
+    with pytest.raises(InputError, match="`coarse` shows pictures of 24x24 at first"):
+        train_ae_classifier.main(["--check", "CONFIG=coarse.json"])
+    train_ae_classifier.main(["--check", "CONFIG=coarse.json", "ARCH=fast"])
