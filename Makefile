@@ -148,7 +148,7 @@ test-all:  ## Run the long ones as well
 lint:  ## Check the code and its format
 	"$$PYTHON" -m ruff check .
 	"$$PYTHON" -m ruff format --check .
-bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: five minutes of two idle cores
+bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: seven minutes of two idle cores
 	"$$PYTHON" bench.py
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""How fast this machine trains, predicts and evaluates, and how near to its limit: five minutes on two cores.
+"""How fast this machine trains, predicts and evaluates, and how near to its limit: some seven minutes on two cores.
 
 Random pictures in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows of one process.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 import common
 from common import IMAGE_SHAPE, BalancedBatches
-from recipes import IMAGES, PLAIN, RECIPES
+from recipes import IMAGES, PLAIN, RECIPES, model_of
 from util import hardware
 from util.backend import Later, keras, ops
 from util.cli import RunFailed
@@ -219,17 +219,18 @@ def operations(model, images):
     return total
 
 
-def evaluation(name, model):
-    """Seconds that evaluate.py takes for 10,000 pictures, from start to plots."""
+def evaluation(name, model, images=10_000):
+    """Seconds that evaluate.py takes for so many pictures, from start to plots."""
     random = np.random.default_rng(1)
-    parts = {"train": 10, "test": 10_000}
+    parts = {"train": 10, "test": images}
     arrays = {f"x_{part}": random.integers(0, 256, (count, 32, 32, 3), np.uint8) for part, count in parts.items()}
     arrays |= {f"y_{part}": np.arange(count) % 10 for part, count in parts.items()}
     script = Path(__file__).with_name("evaluate.py").resolve()
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "pictures.npz"), **arrays)
         model.save(Path(folder, "model.keras"))
-        command = [sys.executable, script, "--model", name, "--model-path", "model.keras", "--data", "pictures.npz"]
+        chosen = ["--model", model_of(name), "--model-path", "model.keras"]
+        command = [sys.executable, script, *chosen, "--data", "pictures.npz"]
         began = time.perf_counter()
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode:

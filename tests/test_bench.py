@@ -38,6 +38,11 @@ def test_the_classifier_measured_is_frozen_as_it_is_trained():
     assert common.count_trainable(bench.new_model("autoencoder_cls", frozen=False)) > trainable
 
 
+@pytest.mark.parametrize("name", ["cnn", "cnn_fast"])
+def test_evaluation_is_timed_of_every_network(name, workdir):
+    assert 0 < bench.evaluation(name, bench.new_model(name), images=100) < 300
+
+
 def test_the_pictures_measured_are_as_many_as_in_the_study():
     images, labels, val_images, val_labels = bench.pictures()
     assert (len(images), len(val_images)) == (len(labels), len(val_labels)) == (36_125, 6_375)
