@@ -99,4 +99,4 @@ def followers(model):
         for tensor in keras.tree.flatten(layer.input):
             if id(tensor) in of_output:  # of an input layer, its own
                 of_output[id(tensor)].append(layer)
-    return {name: [one for one in layers if one.name != name] for name, layers in found.items()}
+    return {name: [one for one in after if one.name != name] for name, after in found.items()}

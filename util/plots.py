@@ -301,9 +301,7 @@ def plot_differences(compared):
 @plot
 def plot_recalls(runs, reduced):
     """Recall of each reduced class, and the accuracy over all classes, of each of {run: its figures}."""
-    kinds = [
-        *((f"recall of {name}", f"C{number % 10}", "os^vPX*<d"[number % 9]) for number, name in enumerate(reduced))
-    ]
+    kinds = [(f"recall of {name}", f"C{place % 10}", "os^vPX*<d"[place % 9]) for place, name in enumerate(reduced)]
     kinds.append(("accuracy over all classes", "0.3", "D"))
     figure, axes = new_figure(size=(8, 1.4 + 0.2 * (len(kinds) + 1) * len(runs)))
     for place, figures in enumerate(runs.values()):
