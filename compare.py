@@ -45,6 +45,7 @@ DRAWS = 10_000  # of the bootstrap
 FOLDS_TO_TEST = 3
 ARCHS_OF_CNN = [name for name in RECIPES if model_of(name) == "cnn"]
 COMPARED = {key: metric for key, metric in METRICS.items() if metric.title}
+MAY_DIFFER = {"the images kept of reduced classes", "LABELLED"}  # between runs that RUNS names: to see what these bring
 
 
 def run_words(value):
@@ -263,7 +264,7 @@ def require_runs(runs, unusable, names):
     if len(chosen) < 2:
         raise InputError("one run alone compares with nothing; give RUNS two and more")
     for one, other in itertools.combinations(chosen, 2):
-        if differing := difference_of_data(one, other):
+        if differing := difference_of_data(one, other, MAY_DIFFER):
             raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
     return chosen, {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] in names}
 
@@ -302,9 +303,11 @@ def choose_group(runs, unusable):
     return chosen, left_out
 
 
-def difference_of_data(first, second):
-    """In what two runs' data differ, in words, or ''."""
+def difference_of_data(first, second, allowed=frozenset()):
+    """In what two runs' data differ, in words, or ''; also '' where that is `allowed`."""
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
+    if differing and allowed.issuperset(differing):
+        return ""
     if not differing:
         for number in sorted(first.folds.keys() & second.folds.keys()):
             splits = {run.folds[number]["record"]["data"]["train_sha256"] for run in (first, second)}
@@ -333,7 +336,7 @@ def find_pairs(runs, wanted=None):
     pairs = []
     for run in runs:
 
-        def nearest(model, encoder, run=run):  # of several, the one of the same NAME
+        def nearest(model, encoder, run=run):  # of several, one on the same data, and of the same NAME
             return min(
                 (
                     r
@@ -342,7 +345,7 @@ def find_pairs(runs, wanted=None):
                     and (r.model != run.model or r.network == run.network)
                     and r.folds.keys() & run.folds.keys()
                 ),
-                key=lambda other: len({*run.name.split("_")} ^ {*other.name.split("_")}),
+                key=lambda r: (bool(difference_of_data(run, r)), len({*run.name.split("_")} ^ {*r.name.split("_")})),
                 default=None,
             )
 
@@ -567,7 +570,7 @@ def finding(row):
     unlike = row["unlike"].split("; ") if row["unlike"] else []
     if len(unlike) > 4:
         unlike[3:] = [f"and {len(unlike) - 3} more, which the .json has"]
-    return said + (f" They differ in more than the network: {'; '.join(unlike)}." if unlike else "")
+    return said + (f" Their settings differ: {'; '.join(unlike)}." if unlike else "")
 
 
 if __name__ == "__main__":
