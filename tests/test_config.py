@@ -383,6 +383,16 @@ def test_the_reference_s_way_is_one_file(resolve):
         assert found.model_dump() == {**RECIPES[model].settings.model_dump(), **there, "model": model}
 
 
+@pytest.mark.parametrize(
+    ("file", "there"),
+    [("nothing", {}), ("balanced", {"balanced": True, "epochs": 15}), ("weights", {"class_weights": True})],
+)
+def test_other_ways_with_the_halved_classes_are_a_file_each(resolve, file, there):
+    found = resolve("cnn_fast", "--config", ROOT / f"docs/halved/{file}.json")
+    fast = RECIPES["cnn_fast"].settings.model_dump()
+    assert found.model_dump() == {**fast, "logit_adjustment": 0, **there, "model": "cnn_fast"}
+
+
 @pytest.mark.parametrize("more", [{"optimizer": "sgd"}, {"optimizer": "adam"}, {"learning_rate": 0}])
 def test_muon_takes_sgd_with_momentum_and_a_rate(of_file, more):
     sgd = {"class_name": "SGD", "config": {"momentum": 0.9}}
