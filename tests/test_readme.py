@@ -131,18 +131,27 @@ def test_what_is_said_of_the_reference_program_beside_ours():
 
 
 def test_the_tables_of_what_was_tried_of_statistics_and_clean_ends():
-    epochs = published("tried/statistics")["epochs"]
-    kinds = list(epochs[0]["validation"])[:-1]  # the last are two kinds together
-    by_phase = {
-        phase: np.array([[one["validation"][kind][1] for kind in kinds] for one in epochs if one["phase"] == phase])
-        for phase in ("augmented", "then augmented", "then clean")
-    }
-    first, more, clean = by_phase.values()
-    assert (len(first), len(more), len(clean)) == (20, 3, 3)
-    jumps = 100 * np.median(np.abs(np.diff(first[3:], axis=0)), axis=0)
-    for accuracy, jump, augmented, plain in zip(first[-1], jumps, more[-1], clean[-1], strict=True):
-        figures = f" | {accuracy:.3f} | {jump:.1f} | {augmented:.3f} | {plain:.3f} |"
-        assert len([row for row in METHOD.splitlines() if row.endswith(bare(figures))]) == 1
+    seeds = published("tried/statistics")["seeds"]
+    kinds = list(seeds["0"][0]["validation"])[:-1]  # the last are two kinds together
+    cells = {kind: [] for kind in kinds}
+    for epochs in seeds.values():
+        first, more, clean = (
+            np.array([[one["validation"][kind][1] for kind in kinds] for one in epochs if one["phase"] == phase])
+            for phase in ("augmented", "then augmented", "then clean")
+        )
+        assert (len(first), len(more), len(clean)) == (20, 3, 3)
+        jumps = 100 * np.median(np.abs(np.diff(first[3:], axis=0)), axis=0)
+        for kind, *figures in zip(kinds, first[-1], jumps, more[-1], clean[-1], strict=True):
+            cells[kind].append(figures)
+    for figures in cells.values():
+        means, deviations = np.mean(figures, axis=0), np.std(figures, axis=0, ddof=1)
+        words = bare(
+            " | ".join(
+                f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+                for mean, deviation, digits in zip(means, deviations, (3, 1, 3, 3), strict=True)
+            )
+        )
+        assert len([row for row in METHOD.splitlines() if row.endswith(f" | {words} |")]) == 1
 
     fold = published("cnn_report")["folds"]["1"]["record"]
     fifth, two = (
