@@ -268,13 +268,18 @@ def test_how_soon_the_cnns_are_how_good():
         assert f"| `{name}` | {cells} |" in SPEED.splitlines()
 
 
-def fast_operations(images, side, widths=(64, 256, 256), bias=False):
-    """Of a training step of the fast network, by hand; with a `bias` that learns before its first convolution."""
+def fast_operations(images, side, widths=(64, 256, 256), bias=False, deeper=False):
+    """Of a training step of the fast network, by hand; with a `bias` that learns before its first convolution.
+
+    With `deeper`, the second and third blocks have three convolutions.
+    """
     (first, second, third), at = widths, [(side - 1) // 2**pools for pools in range(4)]
     whitening, before = at[0] ** 2 * 2 * 2 * 3 * 24, 9 * at[0] ** 2 * 24 * first
     convolutions = (
         at[1] ** 2 * (first + second) * first + at[2] ** 2 * (second + third) * second + at[3] ** 2 * third**2
     )
+    if deeper:
+        convolutions += at[2] ** 2 * second**2 + at[3] ** 2 * third**2
     return 2 * images * (whitening + (2 + bias) * before + 3 * (9 * convolutions + 10 * third))
 
 
@@ -288,6 +293,7 @@ def test_the_fast_networks_operations_are_those_that_make_bench_counts(side, mon
 # In the order of their table: {name: what differs in the network}.
 TRIALS = {"sgd": {}, "sgd-lookahead": {}, "muon": {}, "shift3": {}, "cutout": {}, "bias": {"bias": True}}
 TRIALS |= {"wide": {"widths": (64, 320, 320)}, "coarse": {}, "muon34": {}}
+TRIALS |= {"deep": {"widths": (64, 192, 320), "deeper": True}}
 
 
 def test_what_is_said_of_the_fast_networks_trials():
