@@ -310,6 +310,9 @@ def test_what_is_said_of_the_fast_networks_trials():
         accuracies = history["accuracy"][-1], history["val_accuracy"][record["best_epoch"] - 1], fold["accuracy"]
         figures = " | ".join(f"{accuracy:.3f}" for accuracy in accuracies)
         assert row.endswith(bare(f" | {epochs} | {operations:.3f} | {minutes(record)} | {figures} |"))
+    for name, found in published("tried/fast_ends")["accuracy"].items():
+        cells = (bare(f"{found[fold]:.3f}") if fold in found else "" for fold in "12")
+        assert f"\n| {' | '.join([name, *cells])} |\n" in NETWORKS
     run = published("comparison")["runs"]["cnn_fast"]
     together = bare(f"{run['ensemble']['accuracy']:.3f}")
     assert f"On five folds it has {short(run['accuracy'], 3)}, its ensemble {together}." in flat(NETWORKS)
