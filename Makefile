@@ -141,7 +141,7 @@ demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it
 # --- Development ----------------------------------------------------------------------------------------------------
 
 # Two files at a time: many tests start small processes, which leave much of two cores idle.
-test:  ## Run the tests: no network, a quarter of an hour at most
+test:  ## Run the tests: a quarter of an hour at most
 	"$$PYTHON" -m pytest -q -n 2 --dist loadfile
 test-all:  ## Run the long ones as well
 	"$$PYTHON" -m pytest -q -m ""

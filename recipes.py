@@ -51,7 +51,7 @@ RunSuffix = Annotated[str, pydantic.AfterValidator(run_suffix)]
 class Choice(Part):
     """What chooses a run, of a CNN or any other model: its name says all of it."""
 
-    arch: str | None = setting(None, "another network, trained as its document says", knob="ARCH", shared=True)
+    arch: str | None = setting(None, "another network, trained its own way", knob="ARCH", shared=True)
     data: FilePath | None = setting(
         None,
         "a folder of pictures by class, a .npz, or digits; unset: CIFAR-10, downloaded once",
@@ -80,8 +80,8 @@ class AutoencoderChoice(Choice):
 class ClassifierChoice(AutoencoderChoice):
     encoder: Encoder = setting(
         "frozen",
-        "a classifier's encoder: frozen (pretrained, then frozen), tuned (pretrained, trained on); controls: scratch "
-        "(all of it trained from nothing), random (as frozen, but never trained)",
+        "a classifier's encoder: frozen (pretrained, then frozen), tuned (pretrained, then fine-tuned); controls: "
+        "scratch (all of it trained from nothing), random (as frozen, but never trained)",
         knob="ENCODER",
         shared=True,
     )
@@ -153,7 +153,7 @@ class Settings(Part):
     reduced: Annotated[list[Annotated[int, Field(ge=0)] | str] | None, pydantic.BeforeValidator(class_list)] = setting(
         None,
         "classes of which images are left out, by name or number, or none (unset: 2,4,9 of CIFAR-10 and the digits; of "
-        "other pictures none, nor of a CNN with ARCH without KEEP)",
+        "other pictures none, nor of other documents' CNNs without KEEP)",
         knob="REDUCED",
         shared=True,
     )

@@ -68,6 +68,11 @@ def difference_of(row):
     return f"| `{row['run']}` - `{row['baseline']}` | {len(row['folds'])} | {figures} |"
 
 
+def jumps(folds):
+    """How far validation accuracy moves from epoch to epoch, in points: the median of each training from its fourth on."""
+    return [100 * np.median(np.abs(np.diff(fold["record"]["history"]["val_accuracy"][3:]))) for fold in folds]
+
+
 def comparison_of(found, run, baseline):
     (row,) = [row for row in found["comparisons"] if (row["run"], row["baseline"]) == (run, baseline)]
     return row
@@ -195,11 +200,8 @@ def test_what_is_said_of_learning():
     for name in ("deer", "truck"):
         assert all(one["recall"][name] < other["recall"][name] for one, other in zip(frozen, scratch, strict=True))
 
-    def jumps(folds):
-        return [np.median(np.abs(np.diff(fold["record"]["history"]["val_accuracy"][3:]))) for fold in folds]
-
     (low, high), (few, more), (least, most) = (
-        [f"{100 * end(jumps(folds)):.{digits}f}" for end in (min, max)]
+        [f"{end(jumps(folds)):.{digits}f}" for end in (min, max)]
         for folds, digits in ((scratch, 0), (frozen, 0), (cnn, 1))
     )
     said = f"moves by {low} to {high} points in the deeper CNN from scratch, with frozen layers by {few} to {more} ("
@@ -358,6 +360,8 @@ def test_the_table_of_precisions_is_that_of_the_reports(trainings):
         mean, spread = rows.mean(axis=0), rows.std(axis=0, ddof=1)
         cells = (f"{m:.3f} ± {s:.3f}" for m, s in zip(mean, spread, strict=True))
         assert f"| {name} | " + " | ".join(cells) + " |" in SPEED.splitlines()
+    moves = jumps([fold for folds in trainings.values() for fold in folds])
+    assert f"validation accuracy moves by {min(moves):.0f} to {max(moves):.0f} points" in flat(SPEED)
 
 
 # --- Form -----------------------------------------------------------------------------------------------------------

@@ -277,9 +277,9 @@ def plot_differences(compared):
     for place, row in enumerate(compared):
         points = 100 * np.array(row["differences"])
         axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
-        for fold, point in zip(row["folds"], points, strict=True):
-            above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(str(fold), (point, place), **above, fontsize=8, color="0.4")
+        for rank, at in enumerate(np.argsort(points)):  # above and below in turn, so that neighbours stay apart
+            beside = {"xytext": (0, (4, -11)[rank % 2]), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(str(row["folds"][at]), (points[at], place), **beside, fontsize=8, color="0.4")
         for found, height, color, width, label in (
             (row["t_test"], -0.2, BLUE, 3, "mean, 95 % over folds"),
             (row["bootstrap"], 0.2, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
