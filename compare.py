@@ -183,7 +183,7 @@ def main(argv=None):
     commit_text(IMAGES / f"{name}.txt", f"{text}\n")
     commit_json(IMAGES / f"{name}.json", {**content, "text": text})
     drawings = {
-        f"{name}.png": (plots.plot_differences, [compared] if compared else None),
+        f"{name}.png": (plots.plot_differences, [the_question(compared)] if compared else None),
         f"{recalls}.png": (plots.plot_recalls, [content["runs"], reduced] if reduced else None),
     }
     for file, (draw, what) in drawings.items():
@@ -440,6 +440,11 @@ def compare(run, baseline, folds):
         "bootstrap": interval(paired_bootstrap((right - other).mean(axis=0))),
         "unlike": differing_settings(*unlike, "{} {} and {}"),
     }
+
+
+def the_question(compared):
+    """Of comparisons those of a pretrained encoder with the same network without, or all where there is none."""
+    return [row for row in compared if row["control"]] or compared
 
 
 def interval(low_high_p):

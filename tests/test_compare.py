@@ -704,6 +704,14 @@ def test_runs_without_a_baseline_among_them_are_compared_with_the_first(study):
     assert [(row["run"], row["baseline"]) for row in run(["--runs", "cnn_b cnn"])["comparisons"]] == [("cnn", "cnn_b")]
 
 
+def test_drawn_are_the_comparisons_with_a_control_where_there_are_any(study, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "plot_differences", lambda path, rows: drawn.append([row["run"] for row in rows]))
+    assert len(run()["comparisons"]) == 2
+    run(["--runs", "cnn autoencoder_cls_scratch"])
+    assert drawn == [["autoencoder_cls_noaug"], ["autoencoder_cls_scratch"]]
+
+
 def test_no_older_figure_stays_beside_a_text_without_comparison(workdir):
     write("cnn", {1: 0.7})
     write("cnn_b", {1: 0.6})

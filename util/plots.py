@@ -281,8 +281,8 @@ def plot_differences(compared):
             beside = {"xytext": (0, (4, -11)[rank % 2]), "textcoords": "offset points", "ha": "center"}
             axes.annotate(str(row["folds"][at]), (points[at], place), **beside, fontsize=8, color="0.4")
         for found, height, color, width, label in (
-            (row["t_test"], -0.2, BLUE, 3, "mean, 95 % over folds"),
-            (row["bootstrap"], 0.2, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
+            (row["t_test"], -0.28, BLUE, 3, "mean, 95 % over folds"),
+            (row["bootstrap"], 0.28, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
         ):
             if found:
                 ends = 100 * np.array([found["low"], found["high"]])
