@@ -69,7 +69,7 @@ def difference_of(row):
 
 
 def jumps(folds):
-    """How far validation accuracy moves from epoch to epoch, in points: the median of each training from its fourth on."""
+    """How far validation accuracy moves from epoch to epoch, in points: medians of trainings, from the fourth on."""
     return [100 * np.median(np.abs(np.diff(fold["record"]["history"]["val_accuracy"][3:]))) for fold in folds]
 
 
