@@ -152,7 +152,7 @@ bench: $(ENVIRONMENT)  ## Measure how fast this machine trains and evaluates: se
 	"$$PYTHON" bench.py
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
-	rm -rf checkpoints/digits_*_demo* checkpoints/.digits_*_demo* imgs/digits_*_demo* imgs/.digits_*_demo*
+	rm -rf $(foreach place,checkpoints/ checkpoints/. imgs/ imgs/.,$(place)digits_*_demo_* $(place)digits_*_demo.*)
 clean-runs: clean  ## Delete all other runs in checkpoints/ as well
 	find checkpoints -mindepth 1 ! -name .gitkeep -delete
 

@@ -28,7 +28,7 @@ ndimage, transform = Later("scipy.ndimage"), Later("skimage.transform")
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 DIGITS_CLASSES = tuple("0123456789")
-HALVED = {CIFAR10_CLASSES: (2, 4, 9), DIGITS_CLASSES: (2, 4, 9)}  # of these classes; of others, what REDUCED says
+HALVED = (2, 4, 9)  # of these two; of other pictures, what REDUCED says
 IMAGE_SHAPE = (32, 32, 3)
 
 
@@ -46,6 +46,7 @@ class Images:
     class_names: tuple
     prefix: str  # of the names of runs
     source: str
+    halved: tuple  # classes of which images are left out where REDUCED is unset
 
     @functools.cached_property
     def sha256(self):
@@ -57,7 +58,9 @@ def load_data(data=None, part="train"):
 
     Raises InputError where the pictures cannot be had; never falls back to others.
     """
-    return Images(*source_of(data).load(data, part), Path(os.path.abspath(data)).name if data else "cifar10")
+    images, labels, names, prefix = source_of(data).load(data, part)
+    halved = HALVED if names == CIFAR10_CLASSES or data == "digits" else ()
+    return Images(images, labels, names, prefix, Path(os.path.abspath(data)).name if data else "cifar10", halved)
 
 
 # A loader takes DATA and the part, and returns (images, labels, class names, prefix of the names of runs).
@@ -165,12 +168,11 @@ def class_numbers(words, class_names):
     return numbers
 
 
-def counts_to_keep(settings, class_names):
+def counts_to_keep(settings, data):
     """{class: images to keep of it, None for half}, ascending: what `reduced` and `keep` say. Raises InputError."""
-    asked = HALVED.get(class_names, ()) if settings.reduced is None else settings.reduced
-    reduced = class_numbers(asked, class_names)
-    if settings.keep and not reduced and settings.reduced is None:
-        raise InputError("KEEP says how many images to keep, and no class of these pictures is reduced: add REDUCED")
+    reduced = class_numbers(data.halved if settings.reduced is None else settings.reduced, data.class_names)
+    if settings.keep and not reduced:
+        raise InputError("KEEP says how many images to keep, and no class is reduced: name some with REDUCED")
     if not isinstance(settings.keep, list):
         return dict.fromkeys(sorted(reduced), settings.keep)
     if len(settings.keep) != len(reduced):
@@ -255,7 +257,7 @@ def prepare_fold(source, settings, fold=None):
     """
     data = load_data(source)
     split, number = (settings.split, 1) if fold is None else ("shuffle", fold)
-    keep = counts_to_keep(settings, data.class_names)
+    keep = counts_to_keep(settings, data)
     kept = reduce_classes(data.labels, keep, settings.seed)
     train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, settings.val, settings.seed, split))
     train = train[labelled_rows(data.labels[train], settings.labelled, settings.seed, number)]

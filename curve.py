@@ -6,13 +6,18 @@ Trains nothing.
 
 from util import cli  # isort: split
 
+import json
+
 from common import titled
 from compare import between, builder, compare_all, figures_of, read_reports
-from recipes import IMAGES, RunSuffix, row_name, run_name
+from recipes import IMAGES, RunSuffix, Settings, completed, row_name, run_name
 from util import plots
 from util.cli import InputError
 from util.files import commit_json, commit_text
 from util.settings import Part, parse, setting
+
+ALIKE = Settings.model_fields.keys() - {"model", "labelled", "epochs", "batch_size", "learning_rate", "patience"}
+ALIKE -= {key for key in ALIKE if key.endswith("sha256")}  # of pictures those of same_data
 
 
 class Options(Part):
@@ -46,13 +51,27 @@ def main(argv=None):
     print(f"{text}\n\n{IMAGES / name}.txt, .json and .png are written")
 
 
+def trained_alike(run):
+    """What the runs of a curve have in common: pictures and settings, but for labels, encoder, length and batches."""
+    pictures = {what: value for what, value in run.same_data.items() if what != "LABELLED"}
+    settings = {key: value for key, value in completed(run.settings).items() if key in ALIKE}
+    return json.dumps([pictures, settings], sort_keys=True)
+
+
 def one_a_point(runs):
-    """{(share of labels, encoder): run} of the runs on the same pictures: those trained here last, else the most."""
+    """{(share of labels, encoder): run} of those trained alike, with several shares if there are, here last, most."""
     groups = {}
     for run in runs:
-        pictures = tuple(value for what, value in run.same_data.items() if what != "LABELLED")
-        groups.setdefault(pictures, []).append(run)
-    group = max(groups.values(), key=lambda group: (max(run.trained_here for run in group), len(group)), default=[])
+        groups.setdefault(trained_alike(run), []).append(run)
+    group = max(
+        groups.values(),
+        key=lambda group: (
+            len({run.same_data["LABELLED"] for run in group}) > 1,
+            max(run.trained_here for run in group),
+            len(group),
+        ),
+        default=[],
+    )
     found = {}
     for run in sorted(group, key=lambda run: (-run.trained_here, -len(run.folds), run.name)):
         share, kind = run.same_data["LABELLED"], run.encoder or "scratch"  # that is the network alone

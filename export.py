@@ -8,6 +8,7 @@ from util import cli  # isort: split
 
 import dataclasses
 import importlib.util
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -71,6 +72,7 @@ class Options(ModelChoice):
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     require_choice(options)
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}  # a GPU's products are not exact enough
     form = FORMATS[options.format]
     _, records = finished_run(options)
     missing = [package for package in form.packages if not importlib.util.find_spec(package)]

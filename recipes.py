@@ -185,7 +185,7 @@ class Settings(Part):
         "before each validation",
     )
     coarse: float = setting(0.0, "share of the run, at its beginning, on pictures shrunk to 24x24", ge=0, lt=1)
-    clean: float = setting(0.4, "share of the run, at its end, without augmentation", ge=0, lt=1)
+    clean: float = setting(0.4, "share of the run, at its end, without augmentation but alternating flips", ge=0, lt=1)
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
         "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
     )

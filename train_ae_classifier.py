@@ -26,6 +26,7 @@ from recipes import (
 from runs import Run, find_autoencoder
 from util.backend import Later, keras
 from util.cli import InputError
+from util.hardware import set_up_device
 from util.settings import parse, setting
 
 training = Later("training")
@@ -42,6 +43,7 @@ def main(argv=None):
     name = row_name("mod_autoencoder_cls" if options.modified else "autoencoder_cls", options.arch)
     recipe = resolve(name, options, typed, encoder=options.encoder)
     if options.check:
+        set_up_device()
         if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
             training.new_optimizer(recipe.settings)
         if recipe.settings.coarse:

@@ -127,21 +127,16 @@ def class_weights(labels):
 class Augment(layers.Layer):
     """Random augmentation: (batch, 32, 32, 3) 0-255 -> the same shape, float32; identity unless training.
 
-    Stays float32 in every precision: in bfloat16, pictures were off by 0.008 of their range on average. With
-    `stopped` set to 1 pictures stay as they are.
+    Stays float32 in every precision: in bfloat16, pictures were off by 0.008 of their range on average.
     """
 
     def __init__(self, ranges, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.ranges = ranges
-        self.stopped = self.add_weight(shape=(), initializer="zeros", trainable=False, name="stopped")
         self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
 
     def call(self, images, training=False):
-        plain = ops.cast(images, "float32")
-        if not training:
-            return plain
-        return ops.where(self.stopped > 0, plain, common.augment(images, self.seed_generator, self.ranges))
+        return common.augment(images, self.seed_generator, self.ranges if training else PLAIN)
 
     def compute_output_spec(self, images, training=False):
         return keras.KerasTensor(images.shape, "float32")
@@ -335,21 +330,24 @@ def require_any_size(model):
         )
 
 
-class Coarse(keras.callbacks.Callback):
-    """Trains on pictures of COARSE_SIDE up to an epoch, which takes half the time, and on whole ones from there.
+class Phases(keras.callbacks.Callback):
+    """What the pictures of an epoch are: coarse or whole, and augmented by `ranges` or as they are.
 
-    (Tan and Le 2021, EfficientNetV2: Smaller Models and Faster Training, have the size grow in steps.)
+    Coarse ones have COARSE_SIDE, and take half the time (Tan and Le 2021, EfficientNetV2: Smaller Models and Faster
+    Training, have the size grow in steps).
     """
 
-    def __init__(self, until):
+    def __init__(self, coarse_until, clean_from, ranges):
         super().__init__()
-        self.until = until
+        self.coarse_until, self.clean_from, self.ranges = coarse_until, clean_from, ranges
 
     def on_epoch_begin(self, epoch, logs=None):
-        side, shrink = COARSE_SIDE if epoch < self.until else None, self.model.get_layer("shrink")
-        if side != shrink.side:
-            shrink.side = side
-            self.model.make_train_function(force=True)  # of another size, so compiled anew
+        augment, shrink = self.model.get_layer("augment"), self.model.get_layer("shrink")
+        ranges = self.ranges if epoch < self.clean_from else PLAIN
+        side = COARSE_SIDE if epoch < self.coarse_until else None
+        if (ranges, side) != (augment.ranges, shrink.side):
+            augment.ranges, shrink.side = ranges, side
+            self.model.make_train_function(force=True)  # it is compiled for what these were
 
 
 # --- Batches and random draws -----------------------------------------------------------------------------------------
@@ -378,6 +376,11 @@ def require_known_layers(model):
             raise InputError(
                 f"the layer {layer.name!r} of this network is a {type(layer).__name__}, none of Keras's own: its "
                 "random draws could not be repeated, nor its file opened elsewhere; build the network of keras.layers"
+            )
+        if isinstance(layer, layers.BatchNormalization) and layer not in model.layers:
+            raise InputError(
+                f"the batch normalisation {layer.name!r} of this network is within another layer, where its statistics "
+                "are not settled: call the layers of that one after another"
             )
     for one in model.operations:
         if not isinstance(one, layers.Layer):
@@ -417,9 +420,10 @@ def seed_layers(training, core, seed, fold, step):
 class Progress(keras.callbacks.Callback):
     """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
 
-    def __init__(self, fold, epochs, steps, batch_size, may_stop):
+    def __init__(self, fold, settings, steps):
         super().__init__()
-        self.epochs, self.steps, self.batch_size, self.may_stop = epochs, steps, batch_size, may_stop
+        self.steps, self.batch_size, self.rate = steps, settings.batch_size, settings.learning_rate
+        self.epochs, self.may_stop = settings.epochs, bool(settings.patience)
         self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
         # Within the epoch only on a terminal, and not under make -j, where many would share the one line.
         self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get("MAKEFLAGS", "")
@@ -433,7 +437,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         raise_what_was_heard()
         now = time.perf_counter()
-        if now - self.looked > 1:  # reading the loss makes a GPU wait, so not at every step
+        if now - self.looked > 1:
             self.looked = now
             self.require_finite(float(logs["loss"]))
             if self.live:
@@ -475,7 +479,7 @@ class Progress(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise RunFailed(
                 f"the loss became {loss} in epoch {self.epoch}; "
-                f"start again with FORCE=1 and a smaller LR than {learning_rate(self.model):g}"
+                f"start again with FORCE=1 and a smaller LR than {self.rate:g}"
             )
 
 
@@ -566,7 +570,7 @@ def sample_of(fold, seed, number):
 def code_sha256():
     """SHA-256 of the code that a training's weights follow from, committed or not."""
     here = Path(__file__).parent
-    files = [here / name for name in ("common.py", "networks.py", "training.py", "util/fast_layers.py")]
+    files = [here / name for name in ("common.py", "networks.py", "recipes.py", "training.py", "util/fast_layers.py")]
     return sha256(*(np.fromfile(path, np.uint8) for path in files))
 
 
@@ -610,6 +614,7 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
         "precision_reason": reason,
         "versions": hardware.versions(),
         "commit": hardware.current_commit(Path(__file__).parent),
+        "code_sha256": code_sha256(),
     }
     print(f"model: {run.title}, {record['parameters']:,} parameters, {record['trainable_parameters']:,} trainable")
     backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
@@ -669,13 +674,8 @@ def fit(model, run, fold, settings, note, begun, anew):
     if done:
         print(f"going on after epoch {done} of {run.state}")
 
-    coarse_until, clean_from = phases(settings.epochs, settings.coarse, settings.clean)
-    stopped = training.get_layer("augment").stopped
-    clean = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, logs: stopped.assign(float(epoch >= clean_from))
-    )
-    coarse = Coarse(coarse_until)
-    progress = Progress(run.fold, settings.epochs, steps, settings.batch_size, bool(settings.patience))
+    pictures = Phases(*phases(settings.epochs, settings.coarse, settings.clean), ranges)
+    progress = Progress(run.fold, settings, steps)
     shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
     if not state.finished:
         training.fit(
@@ -686,7 +686,7 @@ def fit(model, run, fold, settings, note, begun, anew):
             validation_data=(fold.x_val, fold.y_val),
             validation_batch_size=500,
             class_weight=class_weights(fold.y_train) if settings.class_weights else None,
-            callbacks=[clean, coarse, progress, *average, *callbacks, state, shown],
+            callbacks=[pictures, progress, *average, *callbacks, state, shown],
             shuffle=False,  # the batches are drawn already
             verbose=0,
         )

@@ -74,6 +74,14 @@ def test_other_pictures_are_left_out_and_of_two_runs_the_one_with_more_folds_cou
     assert points[1000, "tuned"]["run"] == "autoencoder_cls_fast_tuned"
 
 
+def test_runs_trained_otherwise_are_no_points(study):
+    report(1.0, [0.9, 0.9, 0.9, 0.9], None, "balanced", balanced=True, logit_adjustment=0.0)
+    report(0.25, [0.9, 0.9, 0.9, 0.9], None, "longer", epochs=60, batch_size=125, learning_rate=0.1)
+    points = {(point["images"], point["encoder"]): point["run"] for point in drawn()}
+    assert points[1000, "scratch"] == "cnn_fast"
+    assert points[250, "scratch"] == "cnn_fast_quarter_longer"  # it has more folds
+
+
 def test_one_share_is_no_curve(workdir):
     report(0.5, [0.7, 0.7, 0.71], None)
     with pytest.raises(InputError, match="a curve takes reports of two shares of labels and more, in imgs: run `make"):

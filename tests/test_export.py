@@ -167,6 +167,14 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_what_a_kill_left_is_rem
     files.commit_folder(Path("a"), lambda folder: (folder / "b").write_text("c"))
     assert not left.exists() and Path("a/b").read_text() == "c"
 
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fcntl, "flock", no_locks)
+        files.commit_folder(Path("c"), lambda folder: (folder / "b").touch())
+    shutil.rmtree("c")
+
     def write(folder):
         (folder / "b").touch()
         raise OSError(28, "No space left on device")

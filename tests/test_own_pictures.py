@@ -227,8 +227,17 @@ def test_nothing_is_reduced_of_other_classes_unless_it_is_asked_for(folder, caps
 
 
 def test_keep_without_reduced_is_refused_where_no_class_is_reduced(folder):
-    with pytest.raises(InputError, match=r"KEEP says how many images to keep, .*: add REDUCED"):
-        common.prepare_fold(str(folder), Settings(keep=4))
+    for reduced in (None, []):
+        with pytest.raises(InputError, match=r"KEEP says how many images to keep, .*: name some with REDUCED"):
+            common.prepare_fold(str(folder), Settings(keep=4, reduced=reduced))
+
+
+def test_other_pictures_of_ten_numbers_are_none_of_the_digits(tmp_path):
+    for name in "0123456789":
+        for number in range(10):
+            save(tmp_path / "mnist/train" / name / f"{number}.png")
+    assert common.load_data(str(tmp_path / "mnist")).halved == ()
+    assert common.load_data("digits").halved == (2, 4, 9)
 
 
 def test_a_network_trains_on_a_folder(folder, tmp_path, monkeypatch):

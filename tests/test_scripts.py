@@ -382,6 +382,15 @@ def test_a_mean_is_taken_over_folds_of_the_same_settings_only(borrow):
     assert not Path("imgs").exists() and not list(Path("checkpoints").glob("*.npz"))
 
 
+def test_folds_of_other_code_are_told(borrow):
+    borrow("pictures_cnn_fold1", "pictures_cnn_fold2")
+    assert "FORCE=1" not in call("evaluate", "--model cnn")
+    changed = {**record("pictures_cnn_fold2"), "code_sha256": "0" * 64, "record_sha256": None}
+    Path("checkpoints/pictures_cnn_fold2.json").write_text(json.dumps(changed))
+    said = "note: the code of the networks or of training was changed between these folds; FORCE=1 trains them anew\n"
+    assert said in call("evaluate", "--model cnn")
+
+
 def test_a_mean_is_taken_over_classifiers_on_the_same_autoencoder_only(borrow):
     stem = "pictures_autoencoder_cls_noaug_fold1"
     third = stem.replace("fold1", "fold3")

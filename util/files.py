@@ -162,10 +162,14 @@ def commit_folder(path, write):
 
 @contextlib.contextmanager
 def locked_folder(path):
-    """Hold a folder's lock; where another process holds it, raise BlockingIOError."""
+    """Hold a folder's lock, where locks are; where another process holds it, raise BlockingIOError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise
         yield
     finally:
         os.close(descriptor)

@@ -6,8 +6,8 @@ import importlib
 import logging
 import os
 import platform
+import re
 import subprocess
-import sys
 from pathlib import Path
 
 from util.backend import Later, keras
@@ -27,10 +27,7 @@ def processor_has_bfloat16():
     with contextlib.suppress(OSError):
         flags = set(Path("/proc/cpuinfo").read_text().split())
         return next((flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags), None)
-    if sys.platform == "darwin":
-        answer = subprocess.run(["sysctl", "-n", "hw.optional.arm.FEAT_BF16"], capture_output=True, text=True)
-        return "FEAT_BF16" if answer.stdout.strip() == "1" else None
-    return None
+    return None  # none was measured where there is no /proc
 
 
 @functools.cache
@@ -56,14 +53,15 @@ def set_up_device():
     elif keras.backend.backend() == "jax":
         device = jax.devices()[0]
         if device.platform != "cpu":
-            capability = getattr(device, "compute_capability", "0")
-            return device.device_kind, f"compute capability {capability}" if float(capability) >= 8 else None
+            capability = str(getattr(device, "compute_capability", ""))  # such as 9.0; of AMD's, gfx90a
+            fast = re.fullmatch(r"\d+\.\d+", capability) and float(capability) >= 8
+            return device.device_kind, f"compute capability {capability}" if fast else None
         return f"CPU, {cores} cores", None  # XLA emulates bfloat16 convolutions on a processor
     return f"CPU, {cores} cores", processor_has_bfloat16()
 
 
 def tensorflow_on_processor():
-    """True where fast_layers are known to be faster; on a GPU, where XLA compiles Keras's own, none was measured."""
+    """True where fast_layers are known to be faster; on a GPU none was measured."""
     return keras.backend.backend() == "tensorflow" and not tensorflow.config.list_physical_devices("GPU")
 
 
