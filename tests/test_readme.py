@@ -181,7 +181,9 @@ def test_what_is_said_of_the_fast_network_with_a_frozen_encoder():
     assert f"that encoder gives {each} points on the three folds." in flat(COMPARING)
     pretrained = comparison_of(found, "autoencoder_cls_fast", "autoencoder_cls_fast_random")["mean"]
     random = comparison_of(found, "autoencoder_cls_fast_random", "cnn_fast")["mean"]
-    said = f"{100 * pretrained:.1f} points less than its own, and {-100 * random:.1f} less than the network from scratch"
+    said = (
+        f"{100 * pretrained:.1f} points less than its own, and {-100 * random:.1f} less than the network from scratch"
+    )
     assert f"Random layers, frozen, have {said}." in flat(COMPARING)
     learnt = [
         np.mean([fold["record"]["history"]["accuracy"][-1] for fold in published(f"{name}_report")["folds"].values()])
