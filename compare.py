@@ -431,7 +431,7 @@ def compare(run, baseline, folds):
         "run": run.name,
         "baseline": baseline.name,
         "encoders": [run.encoder, baseline.encoder],
-        "control": same_network and sum(pretrained) == 1,
+        "control": same_network and sum(pretrained) == 1 and not difference_of_data(run, baseline),
         "folds": folds,
         "differences": differences.tolist(),
         "mean": float(differences.mean()),
@@ -570,9 +570,10 @@ def finding(row):
     else:
         figures += f": {row['untested']}; over test images, for these trained models, {between(images)}"
     said = f"{row['run']} {verdict} {row['baseline']} ({figures})."
-    if sorted(map(str, row["encoders"])) == ["frozen", "scratch"]:
+    if row["control"] and "frozen" in row["encoders"] and "random" not in row["encoders"]:
         said += " This includes what freezing costs."
     unlike = row["unlike"].split("; ") if row["unlike"] else []
+    unlike.sort(key=lambda words: words.split()[0] not in ("REDUCED", "KEEP", "LABELLED"))  # those are said first
     if len(unlike) > 4:
         unlike[3:] = [f"and {len(unlike) - 3} more, which the .json has"]
     return said + (f" Their settings differ: {'; '.join(unlike)}." if unlike else "")

@@ -16,7 +16,8 @@ from util.cli import InputError
 from util.files import commit_json, commit_text
 from util.settings import Part, parse, setting
 
-ALIKE = Settings.model_fields.keys() - {"model", "labelled", "epochs", "batch_size", "learning_rate", "patience"}
+ALIKE = Settings.model_fields.keys() - {"model", "labelled", "epochs", "batch_size", "patience"}
+ALIKE -= {"learning_rate", "bias_rate", "muon_rate", "warmup"}
 ALIKE -= {key for key in ALIKE if key.endswith("sha256")}  # of pictures those of same_data
 
 
@@ -52,14 +53,17 @@ def main(argv=None):
 
 
 def trained_alike(run):
-    """What the runs of a curve have in common: pictures and settings, but for labels, encoder, length and batches."""
+    """What a curve's runs have in common: pictures and settings but for labels, encoder, length, batches and rates."""
     pictures = {what: value for what, value in run.same_data.items() if what != "LABELLED"}
     settings = {key: value for key, value in completed(run.settings).items() if key in ALIKE}
     return json.dumps([pictures, settings], sort_keys=True)
 
 
 def one_a_point(runs):
-    """{(share of labels, encoder): run} of those trained alike, with several shares if there are, here last, most."""
+    """{(share of labels, encoder): run} of runs that were trained alike.
+
+    Of several such groups one with several shares, then the one trained here last, then the largest.
+    """
     groups = {}
     for run in runs:
         groups.setdefault(trained_alike(run), []).append(run)

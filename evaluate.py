@@ -56,11 +56,11 @@ def main(argv=None):
     require_same_pictures(records, train)
     require_one_study(records)
     if len({record.get("code_sha256") for record in records.values() if record}) > 1:
-        print("note: the code of the networks or of training was changed between these folds; FORCE=1 trains them anew")
+        print("note: these folds are of different versions of the code; where that matters, FORCE=1 trains them anew")
     set_up_device()
     evaluate = evaluate_autoencoder if options.model == "autoencoder" else evaluate_classifier
     evaluate(name, records, test, options.batch_size)
-    if not options.model_path and options.model != "autoencoder":  # which may see the same images otherwise augmented
+    if not options.model_path and options.model != "autoencoder":  # whose augmentation is another
         plot_images(options, train, records[trainings[0]])
     print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 

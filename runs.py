@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import NotRequired
 
 import numpy as np
 
@@ -44,6 +45,7 @@ Record = form(
     | form(**Curves, psnr=list[float], val_psnr=list[float]),
     best_epoch=int,
     checkpoint_sha256=str,
+    code_sha256=NotRequired[str],
     **Costs,
 )
 

@@ -43,7 +43,8 @@ def main(argv=None):
     name = row_name("mod_autoencoder_cls" if options.modified else "autoencoder_cls", options.arch)
     recipe = resolve(name, options, typed, encoder=options.encoder)
     if options.check:
-        set_up_device()
+        if recipe.settings.coarse or not isinstance(recipe.settings.optimizer, str):
+            set_up_device()  # what follows computes
         if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
             training.new_optimizer(recipe.settings)
         if recipe.settings.coarse:

@@ -437,7 +437,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         raise_what_was_heard()
         now = time.perf_counter()
-        if now - self.looked > 1:
+        if now - self.looked > 1:  # reading the loss makes a GPU wait
             self.looked = now
             self.require_finite(float(logs["loss"]))
             if self.live:

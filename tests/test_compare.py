@@ -297,6 +297,14 @@ def test_runs_on_other_training_images_are_compared_where_named_alone(study, cha
     assert found["reduced"] == ["bird", "deer", "truck"]
 
 
+def test_other_training_images_are_said_first_and_make_no_control(study):
+    more = {"epochs": 100, "batch_size": 64, "learning_rate": 0.5, "patience": 3, "labelled": 0.5}
+    write("autoencoder_cls_noaug", {1: 0.8, 2: 0.8, 3: 0.81}, "frozen", **more)
+    found = run(["--runs", "autoencoder_cls_noaug autoencoder_cls_scratch"])
+    assert pairs_of(found) == [("autoencoder_cls_noaug", ("autoencoder_cls_scratch", False))]
+    assert "Their settings differ: LABELLED 0.5 and 1.0; " in " ".join(found["text"].split())
+
+
 def test_a_control_on_the_same_images_goes_before_one_on_others(study):
     write("autoencoder_cls_scratch_b", {1: 0.5}, "scratch", labelled=0.5)
     write("autoencoder_cls_scratch_c", {1: 0.5}, "scratch")

@@ -82,6 +82,13 @@ def test_runs_trained_otherwise_are_no_points(study):
     assert points[250, "scratch"] == "cnn_fast_quarter_longer"  # it has more folds
 
 
+def test_a_group_of_several_shares_goes_before_one_trained_here_later(study):
+    report(1.0, [0.9, 0.9, 0.9], None, "balanced", balanced=True)
+    recipes.CHECKPOINTS.mkdir(exist_ok=True)
+    (recipes.CHECKPOINTS / "cnn_fast_balanced_fold1.keras").touch()
+    assert "cnn_fast_balanced" not in {point["run"] for point in drawn()}
+
+
 def test_one_share_is_no_curve(workdir):
     report(0.5, [0.7, 0.7, 0.71], None)
     with pytest.raises(InputError, match="a curve takes reports of two shares of labels and more, in imgs: run `make"):

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.util
+import os
 import shlex
 import shutil
 import sys
@@ -161,6 +162,14 @@ def test_what_cannot_be_used_is_refused(study):
     assert refusal(*CNN, "FOLDS=1").startswith("it does not take FOLDS; it takes ")
 
 
+def test_the_outputs_are_compared_on_the_processor(study, monkeypatch):
+    """A GPU's products, rounded to ten bits, would be too far off."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    assert refusal(*CNN, "NAME=a").startswith("there is no finished training")
+    assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["JAX_PLATFORMS"]) == ("-1", "cpu")
+
+
 def test_a_folder_that_cannot_be_written_is_one_line_and_what_a_kill_left_is_removed(workdir, monkeypatch, capsys):
     left = Path(".a.00000000.part")
     left.mkdir()
@@ -172,8 +181,12 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_what_a_kill_left_is_rem
 
     with monkeypatch.context() as patch:
         patch.setattr(files.fcntl, "flock", no_locks)
+        another = Path(".c.00000000.part")  # may be in use: without locks, none can tell
+        another.mkdir()
         files.commit_folder(Path("c"), lambda folder: (folder / "b").touch())
+        assert another.exists() and Path("c/b").exists()
     shutil.rmtree("c")
+    another.rmdir()
 
     def write(folder):
         (folder / "b").touch()

@@ -560,9 +560,12 @@ def test_python_versions(project, version):
 
 def test_clean(project):
     kept = ["checkpoints/.gitkeep", ".venv/ready", ".venv-lint/ready", "imgs/cnn_report.txt"]
+    kept += ["imgs/digits_cnn_demo2_report.txt"]
     runs = ["checkpoints/cnn_fold1.keras", "checkpoints/digits_cnn_fold1.keras", "checkpoints/autoencoder.state"]
+    runs += ["checkpoints/digits_cnn_demo2_fold1.keras"]
     runs += ["checkpoints/cnn_fold1_saved_model/variables/index"]
     demo = ["checkpoints/digits_cnn_demo_fold1.keras", "checkpoints/.digits_cnn_demo_fold1.lock"]
+    demo += ["checkpoints/digits_autoencoder_noaug_demo.keras", "imgs/digits_samples_demo.png"]
     demo += ["checkpoints/digits_cnn_demo_fold1_saved_model/variables/index"]
     demo += ["checkpoints/.digits_cnn_demo_fold1.1a2b.part.state", "imgs/.digits_cnn_demo_report.1a2b.part.txt"]
     gone = [*demo, "imgs/digits_cnn_demo_report.txt", "__pycache__/a", ".ruff_cache/a"]

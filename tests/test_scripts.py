@@ -387,7 +387,7 @@ def test_folds_of_other_code_are_told(borrow):
     assert "FORCE=1" not in call("evaluate", "--model cnn")
     changed = {**record("pictures_cnn_fold2"), "code_sha256": "0" * 64, "record_sha256": None}
     Path("checkpoints/pictures_cnn_fold2.json").write_text(json.dumps(changed))
-    said = "note: the code of the networks or of training was changed between these folds; FORCE=1 trains them anew\n"
+    said = "note: these folds are of different versions of the code; where that matters, FORCE=1 trains them anew\n"
     assert said in call("evaluate", "--model cnn")
 
 

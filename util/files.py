@@ -147,7 +147,9 @@ def commit_folder(path, write):
             with contextlib.suppress(OSError), locked_folder(left):
                 shutil.rmtree(left)
         neighbour.mkdir(parents=True)
-        with locked_folder(neighbour):
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # no locks here
+                stack.enter_context(locked_folder(neighbour))
             write(neighbour)
             for inside in [*neighbour.rglob("*"), neighbour]:
                 sync(inside)
@@ -162,14 +164,10 @@ def commit_folder(path, write):
 
 @contextlib.contextmanager
 def locked_folder(path):
-    """Hold a folder's lock, where locks are; where another process holds it, raise BlockingIOError."""
+    """Hold a folder's lock; where another process holds it, or there are no locks, raise OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError):
-                raise
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)
