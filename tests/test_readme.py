@@ -185,6 +185,12 @@ def test_what_is_said_of_the_fast_network_with_a_frozen_encoder():
         f"{100 * pretrained:.1f} points less than its own, and {-100 * random:.1f} less than the network from scratch"
     )
     assert f"Random layers, frozen, have {said}." in flat(COMPARING)
+    whole, coarse = (
+        [bare(f"{published(f'{name}_report')['folds'][fold]['accuracy']:.3f}") for fold in "12"]
+        for name in ("tried/autoencoder_cls_fast_whole", "autoencoder_cls_fast")
+    )
+    said = f"frozen layers have {' and '.join(whole)} instead of {' and '.join(coarse)}."
+    assert said in flat(COMPARING)
     learnt = [
         np.mean([fold["record"]["history"]["accuracy"][-1] for fold in published(f"{name}_report")["folds"].values()])
         for name in ("autoencoder_cls_fast", "cnn_fast")
