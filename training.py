@@ -136,7 +136,7 @@ class Augment(layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
 
     def call(self, images, training=False):
-        return common.augment(images, self.seed_generator, self.ranges if training else PLAIN)
+        return common.augment(images, self.seed_generator, self.ranges) if training else ops.cast(images, "float32")
 
     def compute_output_spec(self, images, training=False):
         return keras.KerasTensor(images.shape, "float32")
@@ -333,13 +333,13 @@ def require_any_size(model):
 class Phases(keras.callbacks.Callback):
     """What the pictures of an epoch are: coarse or whole, and augmented by `ranges` or as they are.
 
-    Coarse ones have COARSE_SIDE, and take half the time (Tan and Le 2021, EfficientNetV2: Smaller Models and Faster
-    Training, have the size grow in steps).
+    Coarse ones have COARSE_SIDE and take half the time (Tan and Le 2021, EfficientNetV2, have it grow in steps).
     """
 
     def __init__(self, coarse_until, clean_from, ranges):
         super().__init__()
         self.coarse_until, self.clean_from, self.ranges = coarse_until, clean_from, ranges
+        self.compiled = []  # what TensorFlow deletes while a signal comes is told by a traceback
 
     def on_epoch_begin(self, epoch, logs=None):
         augment, shrink = self.model.get_layer("augment"), self.model.get_layer("shrink")
@@ -347,6 +347,7 @@ class Phases(keras.callbacks.Callback):
         side = COARSE_SIDE if epoch < self.coarse_until else None
         if (ranges, side) != (augment.ranges, shrink.side):
             augment.ranges, shrink.side = ranges, side
+            self.compiled.append(self.model.train_function)
             self.model.make_train_function(force=True)  # it is compiled for what these were
 
 

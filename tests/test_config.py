@@ -76,7 +76,7 @@ def test_every_recipe_s_settings_come_back(of_file, npz, name):
     row = RECIPES[name].settings
     changed = {"learning_rate": 0.5, "epochs": row.epochs + 1, "optimizer": "sgd", "scale": 0.5, "seed": 3, "val": 0.3}
     network = row.network.model_copy(update={"dropout": 0.25} if "dropout" in type(row.network).model_fields else {})
-    changed |= {"network": network, "ranges": Ranges(rotation=3), "keep": 7, "muon_rate": 0.0}
+    changed |= {"network": network, "ranges": Ranges(rotation=3), "reduced": [2, 4, 9], "keep": 7, "muon_rate": 0.0}
 
     def of_record(settings):
         """As train() completes them."""
