@@ -59,7 +59,7 @@ def load_data(data=None, part="train"):
     Raises InputError where the pictures cannot be had; never falls back to others.
     """
     images, labels, names, prefix = source_of(data).load(data, part)
-    halved = HALVED if names == CIFAR10_CLASSES or data == "digits" else ()
+    halved = HALVED if names == CIFAR10_CLASSES or source_of(data).load is load_digits else ()
     return Images(images, labels, names, prefix, Path(os.path.abspath(data)).name if data else "cifar10", halved)
 
 

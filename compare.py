@@ -45,7 +45,8 @@ DRAWS = 10_000  # of the bootstrap
 FOLDS_TO_TEST = 3
 ARCHS_OF_CNN = [name for name in RECIPES if model_of(name) == "cnn"]
 COMPARED = {key: metric for key, metric in METRICS.items() if metric.title}
-MAY_DIFFER = {"the images kept of reduced classes", "LABELLED"}  # between runs that RUNS names: to see what these bring
+# What may differ between runs that RUNS names, to see what it brings, and the knobs that say it.
+MAY_DIFFER = {"the images kept of reduced classes": ["REDUCED", "KEEP"], "LABELLED": ["LABELLED"]}
 
 
 def run_words(value):
@@ -264,7 +265,7 @@ def require_runs(runs, unusable, names):
     if len(chosen) < 2:
         raise InputError("one run alone compares with nothing; give RUNS two and more")
     for one, other in itertools.combinations(chosen, 2):
-        if differing := difference_of_data(one, other, MAY_DIFFER):
+        if differing := difference_of_data(one, other, MAY_DIFFER.keys()):
             raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
     return chosen, {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] in names}
 
@@ -306,7 +307,7 @@ def choose_group(runs, unusable):
 def difference_of_data(first, second, allowed=frozenset()):
     """In what two runs' data differ, in words, or ''; also '' where that is `allowed`."""
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
-    if differing and allowed.issuperset(differing):
+    if differing and allowed >= set(differing):
         return ""
     if not differing:
         for number in sorted(first.folds.keys() & second.folds.keys()):
@@ -573,7 +574,8 @@ def finding(row):
     if row["control"] and "frozen" in row["encoders"] and "random" not in row["encoders"]:
         said += " This includes what freezing costs."
     unlike = row["unlike"].split("; ") if row["unlike"] else []
-    unlike.sort(key=lambda words: words.split()[0] not in ("REDUCED", "KEEP", "LABELLED"))  # those are said first
+    of_data = [*itertools.chain(*MAY_DIFFER.values())]
+    unlike.sort(key=lambda words: words.split()[0] not in of_data)  # those are said first
     if len(unlike) > 4:
         unlike[3:] = [f"and {len(unlike) - 3} more, which the .json has"]
     return said + (f" Their settings differ: {'; '.join(unlike)}." if unlike else "")

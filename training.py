@@ -622,7 +622,7 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)
 
     # What equality bit for bit takes.
-    machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {code_sha256()[:8]}"
+    machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {record['code_sha256'][:8]}"
     note = {"settings": settings, "precision": precision, "machine": machine}
     state = fit(model, run, fold, options, note, begun, force)
     history = {key: [logs[key] for logs in state.history] for key in state.history[0]}

@@ -170,12 +170,11 @@ def test_the_tables_of_what_was_tried_of_statistics_and_clean_ends():
 
 
 def test_what_is_said_of_the_fast_network_with_a_frozen_encoder():
-    runs = published("comparison")["runs"]
-    scratch, frozen = (runs[name]["recall"] for name in ("cnn_fast", "autoencoder_cls_fast"))
+    found = published("comparison")
+    scratch, frozen = (found["runs"][name]["recall"] for name in ("cnn_fast", "autoencoder_cls_fast"))
     lost = {name: f"{100 * (scratch[name]['mean'] - frozen[name]['mean']):.0f}" for name in ("bird", "deer", "truck")}
     said = "bird loses {bird}, deer {deer}, truck {truck} points of recall".format(**lost)
     assert said in flat(COMPARING)
-    found = published("comparison")
     tuned = comparison_of(found, "autoencoder_cls_fast_tuned", "cnn_fast")["differences"]
     each = ", ".join(f"{100 * difference:+.1f}" for difference in tuned)
     assert f"that encoder gives {each} points on the five folds." in flat(COMPARING)

@@ -734,6 +734,7 @@ def test_frozen_layers_keep_their_statistics(fold):
 def test_the_last_epochs_are_without_augmentation(train, run, tmp_path, monkeypatch, clean, epochs, expected):
     (tmp_path / "config.json").write_text(json.dumps({"clean": clean, "epochs": epochs}))
     compiled, seen, call, end = [], {}, training.Augment.call, training.Progress.on_train_batch_end
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
 
     def trace(self, images, training=False):
         if training:
@@ -742,12 +743,16 @@ def test_the_last_epochs_are_without_augmentation(train, run, tmp_path, monkeypa
 
     def look(self, batch, logs=None):
         end(self, batch, logs)
-        seen[self.epoch] = compiled[-1]
+        now = compiled[-1]  # not what the layer has become since
+        augment = training.Augment(self.model.get_layer("augment").ranges)
+        same = np.array_equal(keras.ops.convert_to_numpy(augment(images, training=True)), images)
+        seen.setdefault(self.epoch, set()).add((now, same))
+        del compiled[-1]  # of that call
 
     monkeypatch.setattr(training.Augment, "call", trace)
     monkeypatch.setattr(training.Progress, "on_train_batch_end", look)
     train(run, "--config", tmp_path / "config.json")
-    assert list(seen.values()) == expected
+    assert list(seen.values()) == [{(bool(one), bool(one))} for one in expected]
 
 
 def build_random(x, classes):
