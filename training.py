@@ -200,8 +200,8 @@ def fast_twin(model, precision):
     without_bias = {name for name, after in followers(model).items() if cancelled_bias(model.get_layer(name), after)}
     classes = {}
     if tensorflow_on_processor():
-        lacks_amx = precision == "mixed_bfloat16" and hardware.processor_has_bfloat16() == "avx512_bf16"
-        classes = fast_layers.fastest(model, gradients_by_products=lacks_amx)
+        measured = precision == "mixed_bfloat16" and hardware.processor_has_bfloat16() in ("avx512_bf16", "amx_bf16")
+        classes = fast_layers.fastest(model, gradients_by_products=measured)
 
     def twin(layer):
         config = layer.get_config()

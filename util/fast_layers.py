@@ -76,7 +76,7 @@ def convolution_by_products(inputs, kernel, bias):
 
 
 class SmallConv2D(layers.Conv2D):
-    """Keras's 3x3 layer for pictures of at most 8x8, in bfloat16 without AMX, where oneDNN lacks a fast gradient."""
+    """Keras's 3x3 layer for pictures of at most 8x8, in bfloat16, where oneDNN lacks a fast gradient of the kernel."""
 
     def call(self, inputs):
         kernel = tf.convert_to_tensor(self.kernel)
