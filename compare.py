@@ -2,7 +2,7 @@
 
 Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png, and recalls.png.
 Without --runs and --data it takes the runs on the pictures that were trained on here last, else the largest group on
-the same pictures, and says what it leaves out.
+the same pictures, and says what it leaves out. Those that --runs names may lie in folders of imgs/.
 """
 
 from util import cli  # isort: split
@@ -153,7 +153,7 @@ class Evaluated:
 
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
-    runs, autoencoders, unusable = read_reports()
+    runs, autoencoders, unusable = read_reports(subfolders=bool(options.runs))
     if options.data:
         pictures = load_data(options.data).sha256
         runs = [run for run in runs if run.settings["sha256"] == pictures]
@@ -199,10 +199,14 @@ def main(argv=None):
 # --- What there is to compare ---------------------------------------------------------------------------------------
 
 
-def read_reports():
-    """(Classifiers as Evaluated, {SHA-256 of an autoencoder: its figures}, {name: why a report cannot be used})."""
+def read_reports(subfolders=False):
+    """(Classifiers as Evaluated, {SHA-256 of an autoencoder: its figures}, {name: why a report cannot be used}).
+
+    With `subfolders` also those in folders of imgs/; of two of one name that in imgs/ itself.
+    """
     runs, autoencoders, unusable = [], {}, {}
-    for path in sorted(IMAGES.glob("*_report.json")):
+    paths = sorted(IMAGES.glob(f"{'**/' if subfolders else ''}*_report.json"), key=lambda path: -len(path.parts))
+    for _, path in sorted({path.name: path for path in paths}.items()):
         name = path.name.removesuffix("_report.json")
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):

@@ -1,7 +1,7 @@
 """Draw how accuracy grows with the labelled pictures: the network from scratch, and on an autoencoder's encoder.
 
-Reads the reports of evaluate.py of one network trained with several LABELLED; writes imgs/curve.txt, .json and .png.
-Trains nothing.
+Reads the reports of evaluate.py of one network trained with several LABELLED, also in folders of imgs/; writes
+imgs/curve.txt, .json and .png. Trains nothing.
 """
 
 from util import cli  # isort: split
@@ -29,7 +29,7 @@ class Options(Part):
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     network = builder(row_name("autoencoder_cls", options.arch))
-    runs, autoencoders, _ = read_reports()
+    runs, autoencoders, _ = read_reports(subfolders=True)
     runs = one_a_point([run for run in runs if builder(run.model) is network])
     if len({share for share, _ in runs}) < 2:
         raise InputError(

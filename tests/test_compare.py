@@ -442,6 +442,18 @@ def test_runs_that_cannot_be_compared_are_named(study, words, sentence):
     assert not (recipes.IMAGES / "comparison.json").exists()
 
 
+def test_runs_that_are_named_may_lie_in_a_folder_but_those_in_imgs_itself_go_before(study):
+    folder = recipes.IMAGES / "more"
+    folder.mkdir()
+    for name in ("cnn_other", "cnn"):
+        write(name, dict(enumerate([0.6, 0.61, 0.62], 1))).rename(folder / f"{name}_report.json")
+    write("cnn", dict(enumerate([0.70, 0.71, 0.72], 1)))
+    assert "cnn_other" not in run()["runs"]
+    (row,) = run(["RUNS=cnn cnn_other"])["comparisons"]
+    assert (row["run"], row["baseline"]) == ("cnn_other", "cnn")
+    assert row["mean"] == pytest.approx(-0.1)
+
+
 def test_nothing_to_compare_is_one_sentence(workdir):
     with pytest.raises(InputError, match=r"no two evaluated classifiers .* run `make cnn`"):
         run()
