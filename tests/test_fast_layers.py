@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import scipy.special
 from keras import layers
 
 if keras.backend.backend() != "tensorflow":
@@ -221,6 +222,21 @@ def test_dropout_leaves_alone_what_it_must(rate, training):
     assert np.array_equal(numpy(fast_layers.Dropout(rate, dtype="float32")(inputs, training=training)), inputs)
 
 
+# --- SiLU ---
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_silu_and_its_gradient_are_those_of_the_definition(dtype, error):
+    inputs = np.linspace(-12, 12, 2001)
+    found = results(fast_layers.SiLU("silu", dtype=dtype), tf.constant(inputs, dtype))
+    inputs = numpy(tf.cast(tf.constant(inputs, dtype), tf.float64))
+    upstream = np.random.default_rng(3).normal(0, 1, inputs.shape)
+    gate = scipy.special.expit(inputs)
+    expected = inputs * gate, upstream * gate * (1 + inputs * (1 - gate))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2 * error, atol=error)
+
+
 # --- Adam ---
 
 
@@ -263,6 +279,14 @@ def test_each_kind_of_layer_gets_its_fast_class():
     assert "SmallConv2D" not in classes_of(autoencoder, gradients_by_products=False).values()
 
 
+def test_the_fast_networks_layers_get_theirs():
+    found = classes_of(new_model("cnn_fast"), gradients_by_products=True)
+    small = {"block2_conv2", "block3_conv1", "block3_conv2"}
+    assert {name for name, kind in found.items() if kind == "SmallConv2D"} == small
+    silu = {"silu"} | {f"block{block}_silu{layer}" for block in (1, 2, 3) for layer in (1, 2)}
+    assert {name for name, kind in found.items() if kind == "SiLU"} == silu
+
+
 def test_only_what_is_known_to_be_the_same_is_replaced():
     image = keras.Input((8, 8, 4))
     x = layers.SpatialDropout2D(0.5)(image)
@@ -277,6 +301,7 @@ def test_only_what_is_known_to_be_the_same_is_replaced():
     x = layers.Conv2D(4, 5, padding="same")(x)
     x = layers.Conv2D(4, 3, padding="same", dilation_rate=2)(x)
     x = layers.Conv2D(4, 3, padding="same", groups=2)(x)
+    x = layers.Activation("gelu")(x)
     x = layers.Flatten()(x)
     x = layers.BatchNormalization()(x)
     x = layers.Dropout(0.5, noise_shape=(None, 1))(x)
