@@ -30,7 +30,8 @@ def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     network = builder(row_name("autoencoder_cls", options.arch))
     runs, autoencoders, _ = read_reports(subfolders=True)
-    runs = one_a_point([run for run in runs if builder(run.model) is network])
+    of_network = [run for run in runs if builder(run.model) is network]
+    runs = one_a_point(of_network)
     if len({share for share, _ in runs}) < 2:
         raise InputError(
             f"a curve takes reports of two shares of labels and more, in {IMAGES}: run "
@@ -49,6 +50,8 @@ def main(argv=None):
     commit_text(IMAGES / f"{name}.txt", f"{text}\n")
     commit_json(IMAGES / f"{name}.json", {"arch": options.arch, "data": data, "points": points})
     plots.plot_learning_curves(IMAGES / f"{name}.png", f"ARCH={options.arch}, {data['source']}", points)
+    if others := sorted({run.name for run in of_network} - {run.name for run in runs.values()}):
+        text += f"\n\nNot drawn, as trained otherwise or a second time for one point: {', '.join(others)}."
     print(f"{text}\n\n{IMAGES / name}.txt, .json and .png are written")
 
 

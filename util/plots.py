@@ -277,9 +277,6 @@ def plot_differences(compared):
     for place, row in enumerate(compared):
         points = 100 * np.array(row["differences"])
         axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
-        for rank, at in enumerate(np.argsort(points)):  # above and below in turn, so that neighbours stay apart
-            beside = {"xytext": (0, (4, -11)[rank % 2]), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(str(row["folds"][at]), (points[at], place), **beside, fontsize=8, color="0.4")
         for found, height, color, width, label in (
             (row["t_test"], -0.28, BLUE, 3, "mean, 95 % over folds"),
             (row["bootstrap"], 0.28, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
