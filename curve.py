@@ -46,12 +46,12 @@ def main(argv=None):
 
     data, points = next(iter(runs.values())).data, list(points.values())
     text = plots.markdown_table(list(map(table_row, points)))
+    if others := sorted({run.name for run in of_network} - {point["run"] for point in points}):
+        text += f"\n\nNot drawn, as trained otherwise or a second time for one point: {', '.join(others)}."
     name = run_name("curve", data["prefix"], name=options.name)
     commit_text(IMAGES / f"{name}.txt", f"{text}\n")
     commit_json(IMAGES / f"{name}.json", {"arch": options.arch, "data": data, "points": points})
     plots.plot_learning_curves(IMAGES / f"{name}.png", f"ARCH={options.arch}, {data['source']}", points)
-    if others := sorted({run.name for run in of_network} - {run.name for run in runs.values()}):
-        text += f"\n\nNot drawn, as trained otherwise or a second time for one point: {', '.join(others)}."
     print(f"{text}\n\n{IMAGES / name}.txt, .json and .png are written")
 
 

@@ -66,12 +66,14 @@ def test_points_are_those_of_the_reports_against_the_network_alone(study, capsys
     assert (recipes.IMAGES / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_pictures_are_left_out_and_of_two_runs_the_one_with_more_folds_counts(study):
+def test_other_pictures_are_left_out_and_of_two_runs_the_one_with_more_folds_counts(study, capsys):
     report(0.5, [0.9, 0.9, 0.9], "frozen", "other", kept_sha256="x")
     report(1.0, [0.9, 0.9], "tuned", "short")
     points = {(point["images"], point["encoder"]): point for point in drawn()}
     assert (500, "frozen") not in points
     assert points[1000, "tuned"]["run"] == "autoencoder_cls_fast_tuned"
+    said = "one point: autoencoder_cls_fast_half_other, autoencoder_cls_fast_tuned_short."
+    assert f"Not drawn, as trained otherwise or a second time for {said}" in capsys.readouterr().out
 
 
 def test_runs_trained_otherwise_are_no_points(study):
