@@ -66,7 +66,7 @@ CUDA := 'tensorflow[and-cuda]'
 	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	echo "Python 3.11 to 3.13 is needed, and python3 is $$(python3 -V 2>&1): put one first on PATH," \
 	"or use an environment of your own with PYTHON=/path/python" >&2; exit 1; }
-	@echo "Installing $< into $(@D): some minutes where TensorFlow is in it, once"
+	@echo "Installing $< into $(@D): a minute or more where TensorFlow is in it, once"
 	@python3 -m venv --clear $(@D)
 	@$(PIP) -r $< $(GPU_BUILD)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(@D)/bin/python -I -c 'import $(NEEDED_MODULES)' || { \
