@@ -204,7 +204,9 @@ class Settings(Part):
         "val_loss", "by what the best epoch is chosen and training stopped: val_loss, val_accuracy, val_psnr"
     )
     patience: Annotated[int, Field(ge=1, le=10**6)] | None = setting(
-        None, "epochs without a better validation before training stops; of the autoencoder 15", knob="PATIENCE"
+        None,
+        "epochs without a better validation before training stops (unset: never); of the autoencoder 15",
+        knob="PATIENCE",
     )
     # Of the pictures, the indices of those kept and of those trained on: what follows from the data.
     sha256: str | None = None

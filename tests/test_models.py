@@ -286,7 +286,7 @@ def test_help_names_the_recipes_defaults(name, capsys):
 def test_help_says_when_early_stopping_ends_a_training(capsys):
     with pytest.raises(SystemExit):
         train_cnn.main(["--help"])
-    assert "before training stops; of the autoencoder 15" in " ".join(capsys.readouterr().out.split())
+    assert "before training stops (unset: never); of the autoencoder 15" in " ".join(capsys.readouterr().out.split())
     assert {recipes.RECIPES[model].settings.patience for model in recipes.MODELS} == {None, 15}
     assert recipes.RECIPES["autoencoder"].settings.patience == 15
 
