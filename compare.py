@@ -205,9 +205,9 @@ def read_reports(subfolders=False):
     With `subfolders` also those in folders of imgs/; of two of one name that in imgs/ itself.
     """
     runs, autoencoders, unusable = [], {}, {}
-    paths = sorted(IMAGES.glob(f"{'**/' if subfolders else ''}*_report.json"), key=lambda path: -len(path.parts))
-    for _, path in sorted({path.name: path for path in paths}.items()):
-        name = path.name.removesuffix("_report.json")
+    paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
+    paths = {path.name.removesuffix("_report.json"): path for path in paths}
+    for name, path in sorted(paths.items()):
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
@@ -235,7 +235,9 @@ def read_reports(subfolders=False):
                 "it was trained again since it was evaluated, and the earlier one is compared: "
                 "run make test-eval with its MODEL"
             )
-    return runs, autoencoders, unusable
+    out = {name for name, path in paths.items() if path.parent != IMAGES and not subfolders}
+    unusable = {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] not in out}
+    return [run for run in runs if run.name not in out], autoencoders, unusable
 
 
 def evaluated(report, name):

@@ -80,7 +80,7 @@ def one_a_point(runs):
         default=[],
     )
     found = {}
-    for run in sorted(group, key=lambda run: (-run.trained_here, -len(run.folds), run.name)):
+    for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
         share, kind = run.same_data["LABELLED"], run.encoder or "scratch"  # that is the network alone
         found.setdefault((share, kind), run)
     return found
@@ -99,6 +99,7 @@ def table_row(point):
     if found := point.get("difference"):
         row["- scratch, in points"] = f"{100 * found['mean']:+.1f}"
         row["95 % over folds"] = between(found["t_test"]) if found["t_test"] else found["untested"]
+        row |= {"settings that differ": found["unlike"]} if found["unlike"] else {}
     return {**row, "run": point["run"]}
 
 

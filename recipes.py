@@ -37,7 +37,7 @@ FilePath = Annotated[str, pydantic.AfterValidator(file_path)]
 
 def run_suffix(text):
     if any(text in archs for archs in ARCHS.values()) or re.fullmatch(
-        r"noaug|original|cls|fold\d+|frozen|tuned|scratch|random", text
+        r"noaug|original|cls|fold\d+|frozen|tuned|scratch|random|report|comparison", text
     ):
         raise ValueError(f"{text!r} is a word that run names hold already; choose another")
     if not re.fullmatch(r"[A-Za-z0-9-]{1,40}", text):

@@ -185,11 +185,13 @@ def told(record):
     recipe = RECIPES[settings["model"]].settings.model_dump()
     # What the data decides is no difference.
     recipe |= {key: value for key, value in settings.items() if key in ("model", "reduced", "keep") or "sha256" in key}
-    images = [train + val for train, val in zip(data["train_counts"], data["val_counts"], strict=True)]
     return {
         "differs from its recipe": differing_settings(settings, recipe, "{} {} instead of {}") or "in nothing",
         "pictures": data["source"],
-        "reduced classes": ", ".join(f"{data['class_names'][n]} ({images[n]:,} images)" for n in data["reduced"]),
+        "reduced classes": ", ".join(
+            f"{data['class_names'][n]} ({images:,} images)"
+            for n, images in zip(data["reduced"], data["keep"], strict=True)
+        ),
         "best epoch": f"{record['best_epoch']} of {len(record['history']['loss'])}",
         "device": record["device"],
         "precision": f"{record['precision']}, {record.get('precision_reason', 'as asked for')}",

@@ -25,7 +25,7 @@ from util.plots import duration
 
 keras = load("keras")
 layers, ops = keras.layers, keras.ops
-class_weight, fast_layers = Later("sklearn.utils.class_weight"), Later("util.fast_layers")
+class_weight, fast_layers, jax = Later("sklearn.utils.class_weight"), Later("util.fast_layers"), Later("jax")
 
 # --- Optimizer and schedule -------------------------------------------------------------------------------------------
 
@@ -200,8 +200,8 @@ def fast_twin(model, precision):
     without_bias = {name for name, after in followers(model).items() if cancelled_bias(model.get_layer(name), after)}
     classes = {}
     if tensorflow_on_processor():
-        measured = precision == "mixed_bfloat16" and hardware.processor_has_bfloat16() in ("avx512_bf16", "amx_bf16")
-        classes = fast_layers.fastest(model, gradients_by_products=measured)
+        made_for_it = hardware.processor_has_bfloat16() in ("avx512_bf16", "amx_bf16")
+        classes = fast_layers.fastest(model, in_bfloat16=made_for_it and precision == "mixed_bfloat16")
 
     def twin(layer):
         config = layer.get_config()
@@ -338,8 +338,7 @@ class Phases(keras.callbacks.Callback):
 
     def __init__(self, coarse_until, clean_from, ranges):
         super().__init__()
-        self.coarse_until, self.clean_from, self.ranges = coarse_until, clean_from, ranges
-        self.compiled = []  # what TensorFlow deletes while a signal comes is told by a traceback
+        self.coarse_until, self.clean_from, self.ranges, self.compiled = coarse_until, clean_from, ranges, []
 
     def on_epoch_begin(self, epoch, logs=None):
         augment, shrink = self.model.get_layer("augment"), self.model.get_layer("shrink")
@@ -347,7 +346,10 @@ class Phases(keras.callbacks.Callback):
         side = COARSE_SIDE if epoch < self.coarse_until else None
         if (ranges, side) != (augment.ranges, shrink.side):
             augment.ranges, shrink.side = ranges, side
-            self.compiled.append(self.model.train_function)
+            if keras.backend.backend() == "jax":  # which else takes the step for one that it has compiled
+                jax.clear_caches()
+            else:  # what TensorFlow deletes while a signal comes is told by a traceback
+                self.compiled.append(self.model.train_function)
             self.model.make_train_function(force=True)  # it is compiled for what these were
 
 
@@ -460,13 +462,11 @@ class Progress(keras.callbacks.Callback):
     def show(self, epoch, logs=None):
         """The line of an epoch, printed when its state is kept: what was printed is not done again."""
         seconds = logs["seconds"]
-        score = "accuracy" if "accuracy" in logs else "psnr"
-        form = ".4f" if score == "accuracy" else ".2f"
-        if self.live:
-            print("\r\033[K", end="")
+        score, form = ("accuracy", ".4f") if "accuracy" in logs else ("psnr", ".2f")
+        erase = "\r\033[K" * self.live
         print(
-            f"{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} {logs[score]:{form}}  "
-            f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
+            f"{erase}{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} "
+            f"{logs[score]:{form}}  val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
             f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
             flush=True,
         )

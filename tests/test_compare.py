@@ -448,7 +448,10 @@ def test_runs_that_are_named_may_lie_in_a_folder_but_those_in_imgs_itself_go_bef
     for name in ("cnn_other", "cnn"):
         write(name, dict(enumerate([0.6, 0.61, 0.62], 1))).rename(folder / f"{name}_report.json")
     write("cnn", dict(enumerate([0.70, 0.71, 0.72], 1)))
-    assert "cnn_other" not in run()["runs"]
+    recipes.CHECKPOINTS.mkdir(exist_ok=True)
+    (recipes.CHECKPOINTS / "cnn_other_fold1.keras").touch()  # whose report lies in that folder
+    found = run()
+    assert "cnn_other" not in found["runs"] and not found["left_out"]
     (row,) = run(["RUNS=cnn cnn_other"])["comparisons"]
     assert (row["run"], row["baseline"]) == ("cnn_other", "cnn")
     assert row["mean"] == pytest.approx(-0.1)

@@ -84,6 +84,15 @@ def test_runs_trained_otherwise_are_no_points(study):
     assert points[250, "scratch"] == "cnn_fast_quarter_longer"  # it has more folds
 
 
+def test_more_folds_go_before_a_later_trial_and_what_differs_is_said(study, capsys):
+    report(1.0, [0.9, 0.9], "tuned", "try", epochs=1)
+    recipes.CHECKPOINTS.mkdir(exist_ok=True)
+    (recipes.CHECKPOINTS / "autoencoder_cls_fast_tuned_try_fold1.keras").touch()
+    report(0.25, [0.5, 0.5, 0.53, 0.5], "frozen", "longer", epochs=60)
+    assert "autoencoder_cls_fast_tuned_try" not in {point["run"] for point in drawn()}
+    assert "| EPOCHS 60 and 12" in capsys.readouterr().out
+
+
 def test_a_group_of_several_shares_goes_before_one_trained_here_later(study):
     report(1.0, [0.9, 0.9, 0.9], None, "balanced", balanced=True)
     recipes.CHECKPOINTS.mkdir(exist_ok=True)

@@ -263,24 +263,24 @@ def new_model(name):
     return common.finished_model(recipes.RECIPES[name].build, recipes.RECIPES[name].settings, 10, name)
 
 
-def classes_of(model, gradients_by_products):
-    return {name: kind.__name__ for name, kind in fast_layers.fastest(model, gradients_by_products).items()}
+def classes_of(model, in_bfloat16):
+    return {name: kind.__name__ for name, kind in fast_layers.fastest(model, in_bfloat16).items()}
 
 
 def test_each_kind_of_layer_gets_its_fast_class():
     autoencoder = new_model("autoencoder")
-    found = classes_of(autoencoder, gradients_by_products=True)
+    found = classes_of(autoencoder, in_bfloat16=True)
     small = {f"block{b}_conv{k}" for b, depth in ((3, 3), (4, 3), (5, 2)) for k in range(1, depth + 1)}
     assert {name for name, kind in found.items() if kind == "SmallConv2D"} == small
     assert (found["block6_upsample"], found["reconstruction"]) == ("NoUpSampling2D", "UpsampledConv2D")
     assert "block5_upsample" not in found
     kinds = [type(autoencoder.get_layer(name)).__name__ for name in found]
     assert kinds.count("BatchNormalization") == 14 and kinds.count("Dropout") == 2
-    assert "SmallConv2D" not in classes_of(autoencoder, gradients_by_products=False).values()
+    assert "SmallConv2D" not in classes_of(autoencoder, in_bfloat16=False).values()
 
 
 def test_the_fast_networks_layers_get_theirs():
-    found = classes_of(new_model("cnn_fast"), gradients_by_products=True)
+    found = classes_of(new_model("cnn_fast"), in_bfloat16=True)
     small = {"block2_conv2", "block3_conv1", "block3_conv2"}
     assert {name for name, kind in found.items() if kind == "SmallConv2D"} == small
     silu = {"silu"} | {f"block{block}_silu{layer}" for block in (1, 2, 3) for layer in (1, 2)}
@@ -305,7 +305,7 @@ def test_only_what_is_known_to_be_the_same_is_replaced():
     x = layers.Flatten()(x)
     x = layers.BatchNormalization()(x)
     x = layers.Dropout(0.5, noise_shape=(None, 1))(x)
-    assert fast_layers.fastest(keras.Model(image, x), gradients_by_products=True) == {}
+    assert fast_layers.fastest(keras.Model(image, x), in_bfloat16=True) == {}
 
 
 KERAS_ALONE = ("cnn_wide5",)  # no layer of it has a faster twin
@@ -324,7 +324,7 @@ def test_a_fast_twin_is_the_model(name, monkeypatch):
             layer.rate = 0.0
     monkeypatch.setattr(hardware, "processor_has_bfloat16", lambda: "avx512_bf16")
     fast = fast_layers.fastest
-    monkeypatch.setattr(fast_layers, "fastest", lambda model, gradients_by_products: fast(model, True))
+    monkeypatch.setattr(fast_layers, "fastest", lambda model, in_bfloat16: fast(model, True))
     twin = training.fast_twin(model, "float32")
     assert ("util.fast_layers" in {type(layer).__module__ for layer in twin.layers}) == (name not in KERAS_ALONE)
     inputs = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")

@@ -1,7 +1,7 @@
 """Keras layers and Adam as TensorFlow computes them fastest on a processor: same weights, same function.
 
-Each class takes the place of its parent in Keras while a model is trained; `fastest` chooses. Under "Speed" the
-README has what each was expected to give and what it gave.
+Each class takes the place of its parent in Keras while a model is trained; `fastest` chooses. docs/speed.md has what
+each was expected to give and what it gave.
 """
 
 import keras
@@ -136,10 +136,10 @@ class NoUpSampling2D(layers.UpSampling2D):
         return input_shape
 
 
-def fastest(model, gradients_by_products):
+def fastest(model, in_bfloat16):
     """Classes to compute layers of `model`, of stock layers, with: {name of the layer: class}.
 
-    `gradients_by_products`: whether SmallConv2D is faster than Keras's layer, which depends on processor and precision.
+    `in_bfloat16`: whether they compute so on an x86 processor made for it, where SmallConv2D and SiLU are faster.
     """
     classes = {}
     fed_alone = {after[0].name: model.get_layer(name) for name, after in followers(model).items() if len(after) == 1}
@@ -150,12 +150,12 @@ def fastest(model, gradients_by_products):
             classes[layer.name] = BatchNormalization
         elif kind is layers.Dropout and layer.noise_shape is None and layer.rate < 0.999:
             classes[layer.name] = Dropout
-        elif kind is layers.Activation and layer.activation is keras.activations.silu:
+        elif in_bfloat16 and kind is layers.Activation and layer.activation is keras.activations.silu:
             classes[layer.name] = SiLU
         elif kind is layers.Conv2D and plain_3x3(layer):
             if last and layer.filters <= 4 and type(before) is layers.UpSampling2D and plain_doubling(before):
                 classes |= {before.name: NoUpSampling2D, layer.name: UpsampledConv2D}
-            elif gradients_by_products and not last and max(layer.input.shape[1:3]) <= 8:
+            elif in_bfloat16 and not last and max(layer.input.shape[1:3]) <= 8:
                 classes[layer.name] = SmallConv2D
     return classes
 
