@@ -36,6 +36,7 @@ def main(argv=None):
     sections |= {report_of(name): (name, {None: record}, headline) for name, record, _, headline in encoders}
     content = {
         "comparisons": each(faults, lambda path: comparison(faults, path), comparison_files()),
+        "curves": each(faults, plot, sorted(IMAGES.glob("*curve*.png"))),
         "tables": tables(faults, runs, autoencoders),
         "autoencoders": [row for *_, row, _ in encoders],
         "trainings": each(faults, training, under_way()),

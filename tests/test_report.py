@@ -197,6 +197,17 @@ def test_without_a_control_there_is_no_answer_yet(study):
     assert "Comparisons" not in text
 
 
+def test_a_comparison_of_something_else_beside_it_is_no_missing_answer_and_curves_are_shown(study):
+    found = json.loads((recipes.IMAGES / "comparison.json").read_text())
+    found["comparisons"] = [row for row in found["comparisons"] if not row["control"]]
+    (recipes.IMAGES / "comparison_halved.json").write_text(json.dumps(found))
+    shutil.copy(recipes.IMAGES / "comparison.png", recipes.IMAGES / "curve.png")
+    shown = written()
+    assert "No answer yet" not in shown.words("main")[0]
+    assert [title for title in shown.words("h3") if title.startswith("comparison_halved: ")]
+    assert "curve" in {attributes["alt"] for attributes in shown.all("img")}
+
+
 def test_comparisons_are_told_from_runs_and_the_newest_comes_first(study):
     whole = (recipes.IMAGES / "comparison.json").read_text()
     for name, age in (
