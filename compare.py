@@ -206,8 +206,9 @@ def read_reports(subfolders=False):
     """
     runs, autoencoders, unusable = [], {}, {}
     paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
-    paths = {path.name.removesuffix("_report.json"): path for path in paths}
-    for name, path in sorted(paths.items()):
+    paths = {path.name: path for path in paths}
+    for _, path in sorted(paths.items()):
+        name = path.name.removesuffix("_report.json")
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
@@ -236,8 +237,8 @@ def read_reports(subfolders=False):
                 "run make test-eval with its MODEL"
             )
     out = {name for name, path in paths.items() if path.parent != IMAGES and not subfolders}
-    unusable = {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] not in out}
-    return [run for run in runs if run.name not in out], autoencoders, unusable
+    unusable = {stem: why for stem, why in unusable.items() if f"{name_and_fold(stem)[0]}_report.json" not in out}
+    return [run for run in runs if f"{run.name}_report.json" not in out], autoencoders, unusable
 
 
 def evaluated(report, name):

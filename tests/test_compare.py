@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -582,15 +583,17 @@ def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
 # --- What it says ---
 
 
-def test_the_published_comparison_is_that_of_the_published_reports(workdir):
-    recipes.IMAGES.mkdir()
-    for path in ROOT.glob("imgs/[!d]*_report.json"):  # those of digits are a reader's own
-        shutil.copy(path, recipes.IMAGES)
-    compare.main([])
+@pytest.mark.parametrize("number, name", enumerate(["comparison", "comparison_halved"]))
+def test_the_published_comparisons_are_those_of_the_published_reports(workdir, number, name):
     published = ROOT / "imgs"
-    assert (recipes.IMAGES / "comparison.txt").read_bytes() == (published / "comparison.txt").read_bytes()
+    shutil.copytree(published / "halved", recipes.IMAGES / "halved")
+    for path in published.glob("[!d]*_report.json"):  # those of digits are a reader's own
+        shutil.copy(path, recipes.IMAGES)
+    said = (ROOT / "docs/comparing.md").read_text(encoding="utf-8").splitlines()
+    compare.main(shlex.split([line for line in said if line.startswith("make compare")][number])[2:])
+    assert (recipes.IMAGES / f"{name}.txt").read_bytes() == (published / f"{name}.txt").read_bytes()
     found, expected = (
-        json.loads((folder / "comparison.json").read_text(encoding="utf-8"), parse_float=twelve_digits)
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"), parse_float=twelve_digits)
         for folder in (recipes.IMAGES, published)
     )
     assert found == expected

@@ -203,6 +203,33 @@ def test_what_is_said_of_the_fast_network_with_a_frozen_encoder():
     assert f"it has {said}" in flat(COMPARING)
 
 
+def test_what_is_said_of_the_halved_classes():
+    found = published("comparison_halved")
+    differences = {row["run"]: row for row in found["comparisons"]}
+    for name, run in found["runs"].items():
+        difference = "  |  |"
+        if row := differences.get(name):
+            difference = f" {100 * row['mean']:+.1f} | {compare.between(row['t_test'])} |"
+        cells = row_of(name, run).replace(f"| `{name}` |", f"| `{name}` | {len(run['folds'])} |")
+        assert f" {cells}{difference}\n" in COMPARING
+    (p,) = {f"{row['t_test']['p_holm']:.3f}" for row in differences.values()}
+    assert f"none is significant (p {bare(p)} by Holm's method)" in flat(COMPARING)
+
+    def recall(name, fast):
+        folds = published(f"{'halved/' * (fast != 'cnn_fast')}{fast}_report")["folds"]
+        return np.mean([folds[number]["recall"][name] for number in "123"])
+
+    ways = ["cnn_fast_nothing", "cnn_fast_balanced", "cnn_fast", "cnn_fast_weights"]
+    of = {name: [recall(name, way) for way in ways] for name in ("bird", "deer", "truck", "cat")}
+    more = {name: [f"{100 * (value - found[0]):+.1f}" for value in found[1:]] for name, found in of.items()}
+    said = ", ".join(f"{name} {' and '.join(more[name][:2])}" for name in ("bird", "deer", "truck"))
+    assert f"{said}. Class weights give {', '.join(more[name][2] for name in ('bird', 'deer', 'truck'))}." in flat(
+        COMPARING
+    )
+    cats = "{:.2f} of the cats are found with nothing, {:.2f} with balanced batches, {:.2f} with".format(*of["cat"][:3])
+    assert bare(cats) in flat(COMPARING)
+
+
 def test_what_is_said_of_learning():
     frozen, scratch, cnn = (
         [fold for _, fold in sorted(published(f"{name}_report")["folds"].items())]
