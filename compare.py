@@ -542,13 +542,15 @@ def paragraphs(content):
     controlled = [row for row in compared if row["control"]]
     if controlled:
         said = ["Does a pretrained encoder help, compared with the same network without?", *map(finding, controlled)]
+    elif compared and not any(itertools.chain(*(row["encoders"] for row in compared))):
+        said = []  # nobody asks that of these
     else:
         said = [
             "Whether a pretrained encoder helps cannot be concluded from these comparisons: that takes the same "
             "network trained from scratch (ENCODER=scratch); a gain over another network may be its depth."
         ]
     if others := [row for row in compared if not row["control"]]:
-        said += ["Besides:", *map(finding, others)]
+        said += [*(["Besides:"] if said else []), *map(finding, others)]
     said.append(f"All on {content['data']['test_images']:,} test images of {content['data']['source']}.")
     if any(row["t_test"] for row in compared):
         said.append(

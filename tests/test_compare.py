@@ -650,6 +650,12 @@ def test_other_answers(study, right, verdict):
     assert f"network without? autoencoder_cls_noaug {verdict} autoencoder_cls_scratch (" in text
 
 
+def test_runs_without_an_encoder_are_not_asked_whether_one_helps(study):
+    write("cnn_other", dict(enumerate([0.6, 0.61, 0.62], 1)))
+    text = run(["RUNS=cnn cnn_other"])["text"]
+    assert "encoder helps" not in text and "\n\ncnn_other is worse than cnn (" in text
+
+
 def test_two_folds_are_too_few_for_a_test_over_folds(study):
     write("autoencoder_cls_noaug", {1: 0.80, 2: 0.805}, "frozen")
     found = run()
