@@ -2,7 +2,7 @@
 
 Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png, and recalls.png.
 Without --runs and --data it takes the runs on the pictures that were trained on here last, else the largest group on
-the same pictures, and says what it leaves out. Those that --runs names may lie in folders of imgs/.
+the same pictures, and says what it leaves out. Reports of runs that --runs names may lie in folders of imgs/.
 """
 
 from util import cli  # isort: split
@@ -207,8 +207,9 @@ def read_reports(subfolders=False):
     runs, autoencoders, unusable = [], {}, {}
     paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
     paths = {path.name: path for path in paths}
-    for _, path in sorted(paths.items()):
-        name = path.name.removesuffix("_report.json")
+    elsewhere = {file for file, path in paths.items() if path.parent != IMAGES and not subfolders}
+    for file in sorted(paths.keys() - elsewhere):
+        path, name = paths[file], file.removesuffix("_report.json")
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
@@ -227,7 +228,7 @@ def read_reports(subfolders=False):
     reported = {f"{run.name}_fold{n}": fold["record"] for run in runs for n, fold in run.folds.items()}
     for path in sorted(CHECKPOINTS.glob("*.keras")):
         name, fold = name_and_fold(path.stem)
-        if not fold or name in unusable or name.startswith("."):
+        if not fold or name in unusable or name.startswith(".") or f"{name}_report.json" in elsewhere:
             continue
         if path.stem not in reported:
             unusable[path.stem] = "it is finished, but not evaluated: run make test-eval with its MODEL"
@@ -236,9 +237,7 @@ def read_reports(subfolders=False):
                 "it was trained again since it was evaluated, and the earlier one is compared: "
                 "run make test-eval with its MODEL"
             )
-    out = {name for name, path in paths.items() if path.parent != IMAGES and not subfolders}
-    unusable = {stem: why for stem, why in unusable.items() if f"{name_and_fold(stem)[0]}_report.json" not in out}
-    return [run for run in runs if f"{run.name}_report.json" not in out], autoencoders, unusable
+    return runs, autoencoders, unusable
 
 
 def evaluated(report, name):

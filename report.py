@@ -35,8 +35,8 @@ def main(argv=None):
     sections = {report_of(run.name): classifier_section(run) for run in runs}
     sections |= {report_of(name): (name, {None: record}, headline) for name, record, _, headline in encoders}
     content = {
-        "comparisons": each(faults, lambda path: comparison(faults, path), comparison_files()),
-        "curves": each(faults, plot, sorted(IMAGES.glob("*curve*.png"))),
+        "comparisons": each(faults, lambda path: comparison(faults, path), files_of("comparison")),
+        "curves": each(faults, lambda path: plot(path.with_suffix(".png")), files_of("curve")),
         "tables": tables(faults, runs, autoencoders),
         "autoencoders": [row for *_, row, _ in encoders],
         "trainings": each(faults, training, under_way()),
@@ -70,10 +70,10 @@ def report_of(name):
 # --- Every run ------------------------------------------------------------------------------------------------------
 
 
-def comparison_files():
-    """Those of `make compare`, the newest first."""
-    name = re.compile(r"([a-z0-9-]+_)?comparison(_(?!report)[A-Za-z0-9-]+)?")
-    found = [path for path in IMAGES.glob("*comparison*.json") if name.fullmatch(path.stem)]
+def files_of(what):
+    """Those of `make compare` ("comparison") or `make curve` ("curve"), the newest first."""
+    name = re.compile(rf"([a-z0-9-]+_)?{what}(_(?!report)[A-Za-z0-9-]+)?")
+    found = [path for path in IMAGES.glob(f"*{what}*.json") if name.fullmatch(path.stem)]
     return sorted(found, key=lambda path: -path.stat().st_mtime)
 
 

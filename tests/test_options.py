@@ -179,7 +179,7 @@ def test_an_autoencoder_without_augmentation_has_none_to_choose(resolved, choice
         resolved("--arch", "cae", *choice.split(), row="autoencoder_cls_cae")
 
 
-@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2", "elu", "cae", *ENCODERS])
+@pytest.mark.parametrize("name", ["noaug", "original", "cls", "fold2", "elu", "cae", "report", "comparison", *ENCODERS])
 def test_names_that_are_words_of_run_names_are_refused(arguments, name):
     with pytest.raises(InputError, match=f"'{name}' is a word that run names hold already; choose another"):
         arguments("--name", name)

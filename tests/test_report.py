@@ -201,11 +201,14 @@ def test_a_comparison_of_something_else_beside_it_is_no_missing_answer_and_curve
     found = json.loads((recipes.IMAGES / "comparison.json").read_text())
     found["comparisons"] = [row for row in found["comparisons"] if not row["control"]]
     (recipes.IMAGES / "comparison_halved.json").write_text(json.dumps(found))
-    shutil.copy(recipes.IMAGES / "comparison.png", recipes.IMAGES / "curve.png")
+    for name in ("curve.png", "cnn_curve_predictions.png"):  # the latter of a run, NAME=curve
+        shutil.copy(recipes.IMAGES / "comparison.png", recipes.IMAGES / name)
+    (recipes.IMAGES / "curve.json").write_text("{}")
     shown = written()
     assert "No answer yet" not in shown.words("main")[0]
     assert [title for title in shown.words("h3") if title.startswith("comparison_halved: ")]
-    assert "curve" in {attributes["alt"] for attributes in shown.all("img")}
+    shown = {attributes["alt"] for attributes in shown.all("img")}
+    assert "curve" in shown and "cnn curve predictions" not in shown
 
 
 def test_comparisons_are_told_from_runs_and_the_newest_comes_first(study):
@@ -220,7 +223,7 @@ def test_comparisons_are_told_from_runs_and_the_newest_comes_first(study):
         path.write_text(whole)
         os.utime(path, (time.time() - age,) * 2)
     os.utime(recipes.IMAGES / "comparison.json", (time.time() - 50,) * 2)
-    assert [path.stem for path in report.comparison_files()] == ["comparison_mine", "comparison", "digits_comparison"]
+    assert [path.stem for path in report.files_of("comparison")] == ["comparison_mine", "comparison", "digits_comparison"]
 
 
 # --- Trainings under way --------------------------------------------------------------------------------------------
