@@ -223,7 +223,8 @@ def test_comparisons_are_told_from_runs_and_the_newest_comes_first(study):
         path.write_text(whole)
         os.utime(path, (time.time() - age,) * 2)
     os.utime(recipes.IMAGES / "comparison.json", (time.time() - 50,) * 2)
-    assert [path.stem for path in report.files_of("comparison")] == ["comparison_mine", "comparison", "digits_comparison"]
+    found = [path.stem for path in report.files_of("comparison")]
+    assert found == ["comparison_mine", "comparison", "digits_comparison"]
 
 
 # --- Trainings under way --------------------------------------------------------------------------------------------
