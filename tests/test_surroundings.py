@@ -128,6 +128,8 @@ def test_the_commit_is_this_folder_s_own(tmp_path, monkeypatch):
     inside = tmp_path / "unpacked"
     inside.mkdir()
     (inside / "common.py").write_text("")
+    (inside / "imgs").mkdir()
+    (inside / "imgs" / "cnn_report.txt").write_text("published")
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "another project")
     assert hardware.current_commit(inside) is None
@@ -137,6 +139,8 @@ def test_the_commit_is_this_folder_s_own(tmp_path, monkeypatch):
     own = hardware.current_commit(inside)
     assert own and own != hardware.current_commit(tmp_path)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert hardware.current_commit(inside) == own
+    (inside / "imgs" / "cnn_report.txt").write_text("of a run before")
     assert hardware.current_commit(inside) == own
     (inside / "common.py").write_text("changed")
     assert hardware.current_commit(inside) == f"{own}+"

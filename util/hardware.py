@@ -82,7 +82,10 @@ def versions():
 
 
 def current_commit(folder):
-    """The commit of the code in `folder`, with '+' where it differs; None where that is not the top of a repository."""
+    """The commit of the code in `folder`, with '+' where it differs; None where that is not the top of a repository.
+
+    What an evaluation before wrote into imgs/ is no difference of code.
+    """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words):
@@ -91,5 +94,6 @@ def current_commit(folder):
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         if not git("rev-parse", "--show-prefix"):  # where this folder is in the work tree: '' at its top
-            return git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+            changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)imgs")
+            return git("describe", "--always", "--abbrev=12", "--exclude=*") + "+" * bool(changed)
     return None

@@ -328,6 +328,8 @@ def plot_learning_curves(title, points):
     figure, (above, below) = new_figure(rows=2, size=(8, 7))
     for kind, (color, mark) in ENCODER_MARKS.items():
         style = {"color": color, "marker": mark, "markersize": 5, "capsize": 3, "label": kind}
+        if kind == "scratch":  # a ring, which another's mark in the same place does not hide
+            style |= {"markersize": 10, "fillstyle": "none", "linewidth": 3, "alpha": 0.7}
         if mine := [point for point in points if point["encoder"] == kind]:
             accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
             above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
@@ -343,7 +345,7 @@ def plot_learning_curves(title, points):
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
     above.set(title=title, ylabel="test accuracy, %")
-    above.legend(frameon=False, title="encoder; bars: standard deviation over folds")
+    above.legend(frameon=False, loc="upper left", title="encoder; bars: standard deviation over folds")
     below.axhline(0, color="0.3", linewidth=1)
     below.set(xlabel="labelled training images", ylabel="points more than from scratch")
     if below.get_legend_handles_labels()[0]:
