@@ -17,6 +17,7 @@ from scipy import stats
 
 import common
 import compare
+import curve
 import recipes
 from util import plots
 from util.cli import InputError
@@ -583,14 +584,17 @@ def test_what_is_not_whole_or_not_evaluated_is_left_out_with_its_reason(study):
 # --- What it says ---
 
 
-@pytest.mark.parametrize("number, name", enumerate(["comparison", "comparison_halved"]))
-def test_the_published_comparisons_are_those_of_the_published_reports(workdir, number, name):
+@pytest.mark.parametrize(
+    "script, number, name", [(compare, 0, "comparison"), (compare, 1, "comparison_halved"), (curve, 0, "curve")]
+)
+def test_what_is_published_of_several_runs_is_of_their_reports(workdir, script, number, name):
     published = ROOT / "imgs"
-    shutil.copytree(published / "halved", recipes.IMAGES / "halved")
+    for folder in ("halved", "curve"):
+        shutil.copytree(published / folder, recipes.IMAGES / folder)
     for path in published.glob("[!d]*_report.json"):  # those of digits are a reader's own
         shutil.copy(path, recipes.IMAGES)
     said = (ROOT / "docs/comparing.md").read_text(encoding="utf-8").splitlines()
-    compare.main(shlex.split([line for line in said if line.startswith("make compare")][number])[2:])
+    script.main(shlex.split([line for line in said if line.startswith(f"make {script.__name__}")][number])[2:])
     assert (recipes.IMAGES / f"{name}.txt").read_bytes() == (published / f"{name}.txt").read_bytes()
     found, expected = (
         json.loads((folder / f"{name}.json").read_text(encoding="utf-8"), parse_float=twelve_digits)
