@@ -1,5 +1,6 @@
 """What a user's surroundings must not decide: results, provenance, whether a report is written, what a plot shows."""
 
+import importlib.util
 import json
 import os
 import pty
@@ -144,6 +145,23 @@ def test_the_commit_is_this_folder_s_own(tmp_path, monkeypatch):
     assert hardware.current_commit(inside) == own
     (inside / "common.py").write_text("changed")
     assert hardware.current_commit(inside) == f"{own}+"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
+def test_what_a_backend_might_change_is_the_same_on_jax():
+    """Coarse and clean epochs, settled statistics and exact resume: JAX has taken a step for one compiled before."""
+    chosen = "coarse or last_epochs or settled or fast_network_is_trained_with"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/test_training.py", "-k", chosen],
+        cwd=ROOT,
+        env={**environment, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 
 # --- Standard output, and leaving ---
