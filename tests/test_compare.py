@@ -185,6 +185,7 @@ def test_false_alarms_with_overlapping_training_sets():
     assert abs(differences.mean()) < 0.01  # no difference is planted
     assert rejected(differences) <= 0.07
     assert 0.02 < rejected(differences[:, :3]) < 0.05
+    assert 0.05 < np.mean(stats.ttest_1samp(differences[:, :3], 0, axis=1).pvalue < 0.05) < 0.065
     between, within = differences.mean(axis=1).var(), differences.var(axis=1, ddof=1).mean()
     assert 0.05 < (between - within / 5) / (between - within / 5 + within) < 0.15  # how folds' differences correlate
     plain = np.mean(stats.ttest_1samp(differences, 0, axis=1).pvalue < 0.05)

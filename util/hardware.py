@@ -82,9 +82,9 @@ def versions():
 
 
 def current_commit(folder):
-    """The commit of the code in `folder`, with '+' where it differs; None where that is not the top of a repository.
+    """The commit in `folder`, with '+' where tracked files differ; None where that is not the top of a repository.
 
-    What an evaluation before wrote into imgs/ is no difference of code.
+    But for those in imgs/, which an earlier evaluation may have written.
     """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
@@ -94,6 +94,8 @@ def current_commit(folder):
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         if not git("rev-parse", "--show-prefix"):  # where this folder is in the work tree: '' at its top
-            changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)imgs")
+            changed = git(
+                "--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)imgs"
+            )
             return git("describe", "--always", "--abbrev=12", "--exclude=*") + "+" * bool(changed)
     return None
