@@ -484,7 +484,16 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
             f"CONFIG {path!r} holds optimizer.config.learning_rate; the learning rate is a setting of its own: "
             "move it out, to learning_rate beside optimizer"
         )
+    length = settings.batch_size, settings.epochs
+    if settings.labelled < 1 and length == (recipe.settings.batch_size, recipe.settings.epochs):
+        batch, epochs = share_of_length(settings.labelled, *length)
+        print(f"note: with fewer labels an epoch has fewer steps; BATCH={batch} EPOCHS={epochs} makes up for it")
     return dataclasses.replace(recipe, settings=settings)
+
+
+def share_of_length(share, batch_size, epochs):
+    """(Images a batch, epochs) by which a training on this share of the images has as many steps, each of fewer."""
+    return max(1, round(batch_size * math.sqrt(share))), round(epochs / math.sqrt(share))
 
 
 def on_autoencoder(recipe, record):

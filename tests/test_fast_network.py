@@ -308,3 +308,15 @@ def test_few_labels_leave_validation_and_the_autoencoder_s_pictures_as_they_are(
     assert len(few.y_train) == sum(few.record["train_counts"]) == len(few.x_train)
     for count, part in zip(whole.record["train_counts"], few.record["train_counts"], strict=True):
         assert part == max(1, round(count / 4))
+
+
+@pytest.mark.parametrize("share, length", [(0.25, "BATCH=500 EPOCHS=36"), (1 / 32, "BATCH=177 EPOCHS=102")])
+def test_few_labels_come_with_a_length_of_as_many_steps(resolved, capsys, share, length):
+    resolved(f"LABELLED={share}", row="cnn_fast")
+    assert capsys.readouterr().out == f"note: with fewer labels an epoch has fewer steps; {length} makes up for it\n"
+    settings = resolved(f"LABELLED={share}", *length.split(), row="cnn_fast").settings
+    steps = int(36_125 * share) // settings.batch_size * settings.epochs
+    assert steps == pytest.approx(36 * 18, rel=0.06)
+    for whole in ("BATCH=900", "EPOCHS=17", "LABELLED=1"):
+        resolved(f"LABELLED={share}", whole, row="cnn_fast")
+    assert capsys.readouterr().out == ""

@@ -349,7 +349,7 @@ def test_the_lengths_of_trainings_with_fewer_labels():
     tried = {(one["labelled"], one["batch_size"], one["epochs"]): one for one in published("tried/curve")["trainings"]}
     means = []
     for batch, epochs in ((1000, 18), (1000, 9), (500, 9), (2000, 18)):
-        lengths = [(share, round(batch * share**0.5), round(epochs / share**0.5)) for share in (1 / 32, 1 / 8)]
+        lengths = [(share, *recipes.share_of_length(share, batch, epochs)) for share in (1 / 32, 1 / 8)]
         accuracies = [tried[length]["val_accuracy"] for length in lengths]
         means.append(np.mean(accuracies))
         cells = " | ".join(bare(f"{accuracy:.4f}") for accuracy in (*accuracies, means[-1]))
@@ -359,7 +359,7 @@ def test_the_lengths_of_trainings_with_fewer_labels():
         if (share := point["labelled"]) < 1:
             folds = published(f"curve/{point['run']}_report")["folds"].values()
             (length,) = {tuple(fold["record"]["settings"][key] for key in ("batch_size", "epochs")) for fold in folds}
-            assert length == (round(1000 * share**0.5), round(18 / share**0.5))
+            assert length == recipes.share_of_length(share, 1000, 18)
 
 
 @pytest.mark.parametrize(
