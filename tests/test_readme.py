@@ -80,7 +80,7 @@ def comparison_of(found, run, baseline):
 
 FOLDS = {"cnn": 5, "cnn_fast": 5, "autoencoder_cls_scratch": 5, "autoencoder_cls_noaug": 5}
 FOLDS |= {"autoencoder_cls_random": 1, "mod_autoencoder_cls_noaug": 1}
-FOLDS |= {"autoencoder_cls_fast": 5, "autoencoder_cls_fast_tuned": 5, "autoencoder_cls_fast_random": 3}
+FOLDS |= {"autoencoder_cls_fast": 5, "autoencoder_cls_fast_tuned": 5, "autoencoder_cls_fast_random": 5}
 
 
 def test_the_first_screen_is_the_comparison():
