@@ -492,7 +492,7 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
 
 
 def share_of_length(share, batch_size, epochs):
-    """(Images a batch, epochs) by which a training on this share of the images has as many steps, each of fewer."""
+    """(Images a batch, epochs) by which a training on this share of the images has about as many steps as on all."""
     return max(1, round(batch_size * math.sqrt(share))), round(epochs / math.sqrt(share))
 
 

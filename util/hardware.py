@@ -84,7 +84,7 @@ def versions():
 def current_commit(folder):
     """The commit in `folder`, with '+' where tracked files differ; None where that is not the top of a repository.
 
-    But for those in imgs/, which an earlier evaluation may have written.
+    Those in imgs/ do not count: an earlier evaluation may have written them.
     """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
