@@ -97,5 +97,5 @@ def current_commit(folder):
             changed = git(
                 "--no-optional-locks", "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)imgs"
             )
-            return git("describe", "--always", "--abbrev=12", "--exclude=*") + "+" * bool(changed)
+            return git("rev-parse", "--short=12", "HEAD") + "+" * bool(changed)
     return None

@@ -319,17 +319,21 @@ def plot_recalls(runs, reduced):
     return figure
 
 
-ENCODER_MARKS = {"scratch": (BLUE, "o"), "frozen": (ORANGE, "s"), "tuned": ("#009E73", "^"), "random": ("0.4", "v")}
+ENCODER_MARKS = {
+    # A ring, which another's mark in the same place does not hide.
+    "scratch": {"color": BLUE, "marker": "o", "markersize": 10, "fillstyle": "none", "linewidth": 3, "alpha": 0.7},
+    "frozen": {"color": ORANGE, "marker": "s"},
+    "tuned": {"color": "#009E73", "marker": "^"},
+    "random": {"color": "0.4", "marker": "v"},
+}
 
 
 @plot
 def plot_learning_curves(title, points):
     """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch."""
     figure, (above, below) = new_figure(rows=2, size=(8, 7))
-    for kind, (color, mark) in ENCODER_MARKS.items():
-        style = {"color": color, "marker": mark, "markersize": 5, "capsize": 3, "label": kind}
-        if kind == "scratch":  # a ring, which another's mark in the same place does not hide
-            style |= {"markersize": 10, "fillstyle": "none", "linewidth": 3, "alpha": 0.7}
+    for kind, look in ENCODER_MARKS.items():
+        style = {"markersize": 5, "capsize": 3, "label": kind, **look}
         if mine := [point for point in points if point["encoder"] == kind]:
             accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
             above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
