@@ -113,7 +113,7 @@ export: $(ENVIRONMENT)  ## Finished models in another format, checked: MODEL=cnn
 	exec "$$PYTHON" export.py $(KNOBS)
 
 # The controls that take no autoencoder train none.
-NEEDED := $(if $(and $(filter ENCODER,$(GIVEN)),$(filter scratch random,$(ENCODER))),$(ENVIRONMENT),pretrained)
+NEEDED := $(if $(or $(filter FROM,$(GIVEN)),$(and $(filter ENCODER,$(GIVEN)),$(filter scratch random,$(ENCODER)))),$(ENVIRONMENT),pretrained)
 .PHONY: $(foreach model,cnn ae_cls mod_ae_cls,$(FOLD_LIST:%=$(model)-fold%))
 $(FOLD_LIST:%=cnn-fold%): cnn-fold%: $(ENVIRONMENT)
 	$(TRAIN) train_cnn.py $(call fold,$*) $(KNOBS)

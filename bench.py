@@ -70,15 +70,15 @@ def measure(name, began):
     inputs, answers = batches[0]
     model = new_model(name)
 
-    def compiled(core, ranges, optimizer):
-        whole = training.augmented(core, ranges, target)
+    def compiled(core, augmentation, optimizer):
+        whole = training.augmented(core, augmentation, target)
         training.compile_model(whole, optimizer, settings)
         return whole
 
-    def fast(model, precision, ranges=PLAIN):
-        return compiled(training.fast_twin(model, precision), ranges, training.new_optimizer(settings))
+    def fast(model, precision, augmentation=PLAIN):
+        return compiled(training.fast_twin(model, precision), augmentation, training.new_optimizer(settings))
 
-    fit = Fit(fast(model, precision, settings.ranges), batches)
+    fit = Fit(fast(model, precision, settings.augmentation), batches)
     fit(1)
     figures = {"start to end of first step, s": fit.first - began}
     fit.model.evaluate(val_images, val_labels, batch_size=500, verbose=0)
@@ -93,7 +93,9 @@ def measure(name, began):
     if RECIPES[name].frozen_until:
         steps["step, nothing frozen"] = fast(new_model(name, frozen=False), precision)
     image = keras.Input(IMAGE_SHAPE, dtype="uint8")
-    augment, call = (keras.Model(image, AlwaysAugment(ranges)(image)) for ranges in (settings.ranges, PLAIN))
+    augment, call = (
+        keras.Model(image, AlwaysAugment(augmentation)(image)) for augmentation in (settings.augmentation, PLAIN)
+    )
     number = itertools.count()
     matrix = ops.ones((3000, 3000), "bfloat16" if precision == "mixed_bfloat16" else "float32")
     seconds = time_in_turn(

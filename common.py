@@ -32,7 +32,7 @@ HALVED = (2, 4, 9)  # of these two; of other pictures, what REDUCED says
 IMAGE_SHAPE = (32, 32, 3)
 
 
-def draw(seed, *key):
+def rng(seed, *key):
     """A numpy generator that depends on `seed` and on what is drawn (`key`: words and numbers), on nothing else."""
     return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
 
@@ -112,7 +112,7 @@ def data_prefix(path):
     return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
 
 
-class Ranges(Part):
+class Augmentation(Part):
     """How far augmentation goes, at random and in either direction; 0 or false leaves that out."""
 
     rotation: float = setting(0.0, "degrees", ge=0, le=180)
@@ -127,7 +127,7 @@ class Ranges(Part):
 
 
 # A mirrored or half turned digit is another, or none.
-DIGITS_RANGES = Ranges(rotation=10, shift=0.1, shear=0.2, zoom=0.1)
+DIGITS_AUGMENTATION = Augmentation(rotation=10, shift=0.1, shear=0.2, zoom=0.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,12 +136,12 @@ class Source:
 
     fits: Callable
     load: Callable
-    ranges: Ranges | None = None  # None: that of the recipe
+    augmentation: Augmentation | None = None  # None: that of the recipe
 
 
 SOURCES = (
     Source(lambda data: data is None, load_cifar10),
-    Source(lambda data: data == "digits", load_digits, DIGITS_RANGES),
+    Source(lambda data: data == "digits", load_digits, DIGITS_AUGMENTATION),
     Source(os.path.isdir, load_folder),
     Source(lambda data: True, load_npz),
 )
@@ -197,7 +197,7 @@ def reduce_classes(labels, keep, seed):
             raise InputError(
                 f"KEEP={count} cannot be kept of class {number}, which has {len(members)}; change KEEP or REDUCED"
             )
-        kept[draw(seed, "keep", number).permutation(members)[count:]] = False
+        kept[rng(seed, "keep", number).permutation(members)[count:]] = False
     return np.flatnonzero(kept)
 
 
@@ -230,11 +230,28 @@ def labelled_rows(labels, share, seed, fold):
 
     Those of a smaller share are among those of a larger one.
     """
-    rows, order = [], draw(seed, "labelled", fold).permutation(len(labels))
+    rows, order = [], rng(seed, "labelled", fold).permutation(len(labels))
     for number in np.unique(labels):
         members = order[labels[order] == number]
         rows.extend(members[: max(1, round(share * len(members)))])
     return np.sort(rows)
+
+
+TURNS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
+
+
+def turn(images, quarters):
+    """(n, side, side, channels) pictures, each turned anticlockwise by its number of quarter turns (n,), 0 to 3."""
+    turned = np.empty_like(images)
+    for quarter in range(4):
+        turned[quarters == quarter] = np.rot90(images[quarters == quarter], quarter, axes=(1, 2))
+    return turned
+
+
+def turn_in_order(images):
+    """(The pictures turned by 0, 1, 2, 3, 0, 1, ... quarter turns, those numbers): for validation and test."""
+    quarters = np.arange(len(images)) % 4
+    return turn(images, quarters), quarters
 
 
 @dataclasses.dataclass
@@ -261,14 +278,14 @@ def prepare_fold(source, settings, fold=None):
     kept = reduce_classes(data.labels, keep, settings.seed)
     train, val = (kept[rows] for rows in split_fold(data.labels[kept], number, settings.val, settings.seed, split))
     train = train[labelled_rows(data.labels[train], settings.labelled, settings.seed, number)]
-    classes = len(data.class_names)
+    classes, turned = len(data.class_names), settings.task == "turns"
     record = {
         "source": data.source,
         "sha256": data.sha256,
         "kept_sha256": sha256(kept),
         "train_sha256": sha256(train),
         "val_sha256": sha256(val),
-        "class_names": list(data.class_names),
+        "class_names": list(TURNS if turned else data.class_names),
         "split": split,
         "val": settings.val,
         "reduced": list(keep),
@@ -284,8 +301,9 @@ def prepare_fold(source, settings, fold=None):
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
         f"{held_out}: {len(train):,} train, {len(val):,} validation"
     )
-    arrays = data.images[train], data.labels[train], data.images[val], data.labels[val]
-    return Fold(*arrays, data.class_names, data.prefix, record)
+    validation = turn_in_order(data.images[val]) if turned else (data.images[val], data.labels[val])
+    arrays = data.images[train], data.labels[train], *validation
+    return Fold(*arrays, tuple(record["class_names"]), data.prefix, record)
 
 
 # --- Balanced batches -----------------------------------------------------------------------------------------------
@@ -306,12 +324,12 @@ class BalancedBatches:
 
     def __init__(self, images, labels, batch_size, seed=0, fold=1, balanced=True, alternating=False):
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.mirrored_first = draw(seed, "mirrored", fold).integers(2, size=len(labels)) if alternating else None
+        self.mirrored_first = rng(seed, "mirrored", fold).integers(2, size=len(labels)) if alternating else None
         self.groups = [np.flatnonzero(labels == c) for c in np.unique(labels)] if balanced else [np.arange(len(labels))]
         self.steps_per_epoch = max(1, len(self.groups) * max(map(len, self.groups)) // batch_size)
         # A batch touches one or two permutations of each group.
         self.permutation = functools.lru_cache(3 * len(self.groups))(
-            lambda group, turn: draw(seed, "batches", fold, group, turn).permutation(self.groups[group])
+            lambda group, turn: rng(seed, "batches", fold, group, turn).permutation(self.groups[group])
         )
 
     def rows(self, step):
@@ -335,10 +353,28 @@ class BalancedBatches:
         return images, self.labels[rows]
 
 
+class TurnedBatches:
+    """Those batches turned at random, each picture by 0 to 3 quarter turns, which take the place of its label.
+
+    A network that learns to tell them learns about pictures without their labels (Gidaris et al. 2018, Unsupervised
+    Representation Learning by Predicting Image Rotations). Pictures are mirrored before they are turned: the mirror
+    image of a picture on its left side looks like another on its right side.
+    """
+
+    def __init__(self, batches, seed=0, fold=1):
+        self.batches, self.seed, self.fold = batches, seed, fold
+        self.steps_per_epoch = batches.steps_per_epoch
+
+    def __getitem__(self, step):
+        images, _ = self.batches[step]
+        quarters = rng(self.seed, "turns", self.fold, step).integers(4, size=len(images))
+        return turn(images, quarters), quarters
+
+
 # --- Augmentation ---------------------------------------------------------------------------------------------------
 
 
-def affine_parameters(uniform, ranges):
+def affine_parameters(uniform, augmentation):
     """Numbers in [0, 1), (batch, 7) -> (angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip), each (batch,).
 
     Each fills its range: angle and shear in radians, shifts in shares of the picture's side, flip -1 or 1.
@@ -346,13 +382,13 @@ def affine_parameters(uniform, ranges):
     u = [uniform[:, column] for column in range(7)]
     radians = math.pi / 180
     return (
-        (2 * u[0] - 1) * ranges.rotation * radians,
-        (2 * u[1] - 1) * ranges.shift,
-        (2 * u[2] - 1) * ranges.shift,
-        (2 * u[3] - 1) * ranges.shear * radians,
-        1 + (2 * u[4] - 1) * ranges.zoom,
-        1 + (2 * u[5] - 1) * ranges.zoom,
-        ops.where(u[6] < 0.5, -1.0, 1.0) if ranges.flip is True else ops.ones_like(u[6]),
+        (2 * u[0] - 1) * augmentation.rotation * radians,
+        (2 * u[1] - 1) * augmentation.shift,
+        (2 * u[2] - 1) * augmentation.shift,
+        (2 * u[3] - 1) * augmentation.shear * radians,
+        1 + (2 * u[4] - 1) * augmentation.zoom,
+        1 + (2 * u[5] - 1) * augmentation.zoom,
+        ops.where(u[6] < 0.5, -1.0, 1.0) if augmentation.flip is True else ops.ones_like(u[6]),
     )
 
 
@@ -377,18 +413,24 @@ def affine_matrices(parameters, height, width):
     return ops.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1)
 
 
-def transform_affinely(images, seeds, ranges):
+def transform_affinely(images, seeds, augmentation):
     """Rotation, shift, shear, zoom and flip: one matrix and one bilinear interpolation a picture, edges repeated."""
-    if not (ranges.rotation or ranges.shift or ranges.shear or ranges.zoom or ranges.flip is True):
+    if not (
+        augmentation.rotation
+        or augmentation.shift
+        or augmentation.shear
+        or augmentation.zoom
+        or augmentation.flip is True
+    ):
         return images
     uniform = keras.random.uniform((ops.shape(images)[0], 7), seed=seeds)
-    matrices = affine_matrices(affine_parameters(uniform, ranges), *images.shape[1:3])
+    matrices = affine_matrices(affine_parameters(uniform, augmentation), *images.shape[1:3])
     return ops.image.affine_transform(images, matrices, interpolation="bilinear", fill_mode="nearest")
 
 
-def shift_whole_pixels(images, seeds, ranges):
-    """Shifts by up to `ranges.pixels` whole pixels along each axis; what comes in is the mirror image of the edge."""
-    reach, (height, width) = ranges.pixels, images.shape[1:3]
+def shift_whole_pixels(images, seeds, augmentation):
+    """Shifts by up to so many whole pixels along each axis; what comes in is the mirror image of the edge."""
+    reach, (height, width) = augmentation.pixels, images.shape[1:3]
     if not reach:
         return images
     start = ops.cast(keras.random.randint((ops.shape(images)[0], 2), 0, 2 * reach + 1, seed=seeds), "float32")
@@ -398,9 +440,9 @@ def shift_whole_pixels(images, seeds, ranges):
     return ops.image.affine_transform(padded, matrices, interpolation="nearest")[:, :height, :width]
 
 
-def cut_out(images, seeds, ranges):
-    """A square of side `ranges.cutout`, partly outside perhaps, takes the picture's mean colour (DeVries 2017)."""
-    side = ranges.cutout
+def cut_out(images, seeds, augmentation):
+    """A square, partly outside perhaps, takes the picture's mean colour (DeVries and Taylor 2017)."""
+    side = augmentation.cutout
     if not side:
         return images
     height, width = images.shape[1:3]
@@ -415,16 +457,16 @@ def cut_out(images, seeds, ranges):
     return ops.where(square[..., None], ops.mean(images, axis=(1, 2), keepdims=True), images)
 
 
-# In this order: (batch, 32, 32, 3) float32 pictures, a Keras SeedGenerator, Ranges -> pictures. Each leaves them alone,
-# and draws nothing, where its ranges are 0.
+# In this order: (batch, 32, 32, 3) float32 pictures, a Keras SeedGenerator, Augmentation -> pictures. Each leaves the
+# pictures alone, and draws nothing, where its settings are 0.
 AUGMENTATIONS = (transform_affinely, shift_whole_pixels, cut_out)
 
 
-def augment(images, generator, ranges):
+def augment(images, generator, augmentation):
     """Random augmentation by all of AUGMENTATIONS: (batch, 32, 32, 3) 0-255 -> the same shape, float32."""
     images = ops.cast(images, "float32")
     for one in AUGMENTATIONS:
-        images = one(images, generator, ranges)
+        images = one(images, generator, augmentation)
     return images
 
 
@@ -521,9 +563,14 @@ def build_fast(x, classes):
     return layers.Softmax(name="probabilities")(layers.Rescaling(1 / 9, name="soften")(x))
 
 
-def build_fast_autoencoder(x, classes=None):
-    """That encoder, and transposed convolutions back: (batch, 32, 32, 3) -> its reconstruction, in [0, 1]."""
+def build_fast_autoencoder(x, classes=None, *, code_width):
+    """That encoder, and transposed convolutions back: (batch, 32, 32, 3) -> its reconstruction, in [0, 1].
+
+    With a `code_width`, all that the decoder gets is as many channels of the code, which a 1x1 convolution makes.
+    """
     x = build_fast_encoder(x)
+    if code_width:
+        x = layers.Conv2D(code_width, 1, name="narrow")(x)
     for block, filters in ((3, 64), (4, 24)):  # to 15 x 15 and 31 x 31
         x = layers.Conv2DTranspose(filters, 3, strides=2, use_bias=False, name=f"block{block}_conv")(x)
         x = layers.BatchNormalization(scale=False, name=f"block{block}_norm")(x)
@@ -552,7 +599,7 @@ def start_fast(model, images):
     scaled = ops.convert_to_numpy(model.get_layer("rescale")(images))
     model.get_layer("whiten").set_weights([whitening(scaled)])
     for layer in model.layers:
-        if isinstance(layer, layers.Conv2D) and layer.name != "whiten":
+        if isinstance(layer, layers.Conv2D) and layer.kernel_size == (3, 3):
             (kernel,) = layer.get_weights()
             channels = np.arange(min(kernel.shape[2:]))
             kernel[..., : len(channels)] = 0
@@ -575,6 +622,17 @@ def layers_up_to(model, last):
     return [layer for layer in keras.Model(model.input, model.get_layer(last).output).layers if layer.weights]
 
 
+def end_of_block(model, block):
+    """The name of the last layer with weights of an encoder's block, whose layers are called block<k>_...
+
+    Raises InputError where there is no such block.
+    """
+    names = [layer.name for layer in model.layers if layer.weights and layer.name.startswith(f"block{block}_")]
+    if not names:
+        raise InputError(f"encoder_blocks = {block}: this network has no block {block}; choose fewer")
+    return names[-1]
+
+
 def take_weights(target, source, last):
     """Copy the weights of `target`'s layers up to the one named `last` from `source`, by name; returns their names.
 
@@ -585,7 +643,10 @@ def take_weights(target, source, last):
         try:
             layer.set_weights(source.get_layer(layer.name).get_weights())
         except ValueError as error:
-            raise InputError(f"the autoencoder's layer {layer.name!r} cannot be taken: {first_line(error)}") from None
+            raise InputError(
+                f"{source.name} has no layer {layer.name!r} that fits this network ({first_line(error)}): "
+                "take the encoder from a run of the same ARCH"
+            ) from None
     return [layer.name for layer in taken]
 
 
@@ -611,7 +672,7 @@ def accuracy(labels, probabilities):
 def calibration_error(labels, probabilities, bins=15):
     """Expected calibration error: |share right - mean probability| of the predicted class, averaged over pictures.
 
-    In `bins` equal ranges of that probability (Guo et al. 2017, On Calibration of Modern Neural Networks).
+    In `bins` equal parts of that probability (Guo et al. 2017, On Calibration of Modern Neural Networks).
     """
     sure, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     members = np.minimum((sure * bins).astype(int), bins - 1)

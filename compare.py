@@ -25,7 +25,6 @@ from recipes import (
     RECIPES,
     FilePath,
     RunSuffix,
-    completed,
     differing_settings,
     model_of,
     name_and_fold,
@@ -111,7 +110,7 @@ class Evaluated:
     @property
     def network(self):
         """What tells networks of one model apart."""
-        return completed(self.settings).get("network")
+        return self.settings.get("network")
 
     @property
     def encoder(self):
@@ -428,7 +427,7 @@ def compare(run, baseline, folds):
         untested = "the same difference on every fold"
     apart = ("model", "encoder", *(["network"] if run.model != baseline.model else []))
     unlike = [
-        {key: value for key, value in completed(each.settings).items() if key not in apart and "sha256" not in key}
+        {key: value for key, value in each.settings.items() if key not in apart and "sha256" not in key}
         | {key: each.record[key] for key in ("precision", "device")}
         for each in (run, baseline)
     ]
@@ -481,7 +480,7 @@ def figures_of(run, reduced, autoencoders):
         "minutes": over_folds(lambda fold: fold["record"]["seconds"] / 60),
         "parameters": run.record["parameters"],
         "trainable_parameters": run.record["trainable_parameters"],
-        "autoencoder": autoencoders.get(run.settings.get("autoencoder_sha256")),
+        "autoencoder": autoencoders.get(run.settings.get("encoder_sha256")),
         "ensemble": run.ensemble and {key: run.ensemble[key] for key in COMPARED if key in run.ensemble},
     }
 

@@ -10,14 +10,14 @@ import json
 
 from common import titled
 from compare import between, builder, compare_all, figures_of, read_reports
-from recipes import IMAGES, RunSuffix, Settings, completed, row_name, run_name
+from recipes import IMAGES, RunSuffix, Settings, row_name, run_name
 from util import plots
 from util.cli import InputError
 from util.files import commit_json, commit_text
 from util.settings import Part, parse, setting
 
 ALIKE = Settings.model_fields.keys() - {"model", "labelled", "epochs", "batch_size", "patience"}
-ALIKE -= {"learning_rate", "bias_rate", "muon_rate", "warmup"}
+ALIKE -= {"learning_rate", "bias_rate_factor", "muon_rate_factor", "warmup"}
 ALIKE -= {key for key in ALIKE if key.endswith("sha256")}  # of pictures those of same_data
 
 
@@ -58,7 +58,7 @@ def main(argv=None):
 def trained_alike(run):
     """What a curve's runs have in common: pictures and settings but for labels, encoder, length, batches and rates."""
     pictures = {what: value for what, value in run.same_data.items() if what != "LABELLED"}
-    settings = {key: value for key, value in completed(run.settings).items() if key in ALIKE}
+    settings = {key: value for key, value in run.settings.items() if key in ALIKE}
     return json.dumps([pictures, settings], sort_keys=True)
 
 

@@ -6,13 +6,25 @@ the checkpoints. Trains nothing.
 
 from util import cli  # isort: split
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 
-from common import IMAGE_SHAPE, METRICS, QUALITY, Ranges, augment, count_trainable, load_data, titled
-from recipes import IMAGES, FilePath, ModelChoice, chosen_name, completed, phases, require_choice, run_name
+from common import (
+    IMAGE_SHAPE,
+    METRICS,
+    QUALITY,
+    TURNS,
+    Augmentation,
+    augment,
+    count_trainable,
+    load_data,
+    titled,
+    turn_in_order,
+)
+from recipes import IMAGES, FilePath, ModelChoice, chosen_name, phases, require_choice, run_name
 from runs import Run, finished_trainings, no_training, require_one_study
 from util import plots
 from util.backend import Later, keras, ops
@@ -59,8 +71,13 @@ def main(argv=None):
         print("note: these folds are of different versions of the code; where that matters, FORCE=1 trains them anew")
     set_up_device()
     evaluate = evaluate_autoencoder if options.model == "autoencoder" else evaluate_classifier
+    record = records[trainings[0]]
+    turned = record and record["settings"]["task"] == "turns"
+    if turned:
+        images, quarters = turn_in_order(test.images)
+        test = dataclasses.replace(test, images=images, labels=quarters, class_names=TURNS)
     evaluate(name, records, test, options.batch_size)
-    if not options.model_path and options.model != "autoencoder":  # whose augmentation is another
+    if not options.model_path and options.model != "autoencoder" and not turned:  # whose pictures are others
         plot_images(options, train, records[trainings[0]])
     print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 
@@ -101,7 +118,8 @@ def evaluate_classifier(name, records, test, batch_size):
         models.append(model)
 
     record = next(iter(records.values()))
-    reduced = [test.class_names[number] for number in record["data"]["reduced"]] if record else []
+    reduced = record["data"]["reduced"] if record and test.class_names != TURNS else []
+    reduced = [test.class_names[number] for number in reduced]
     rows = [titled(fold, reduced) for fold in folds.values()]
     summary = {title: spread([row[title] for row in rows]) for title in rows[0]}
     over = f"mean ± standard deviation over {len(folds)} folds" if len(folds) > 1 else "one fold"
@@ -182,7 +200,7 @@ def evaluate_autoencoder(name, records, test, batch_size):
         f"{title:<40} {show(value, 3)}" for title, value in summary.items()
     )
     write_report(name, test, text, {1: {"record": record}}, summary)
-    loss = completed(record["settings"])["loss"].replace("_", " ") if record else ""
+    loss = record["settings"]["loss"].replace("_", " ") if record else ""
     plot_curves(run, record, {"loss": f"loss ({loss})", "psnr": "PSNR (dB)"})
     title = f"{name}: test images over their reconstructions, from the worst PSNR to the best"
     path = IMAGES / f"{name}_reconstructions.png"
@@ -197,11 +215,11 @@ def plot_curves(run, record, labels):
     """Learning curves of a run with a record: {figure of its history: label}."""
     if not record:
         return
-    settings = completed(record["settings"])
-    augmented = settings.get("augment", True) and any(settings.get("ranges", {}).values())
+    settings = record["settings"]
+    augmented = settings.get("augment", True) and any(settings.get("augmentation", {}).values())
     epochs = settings.get("epochs", 0)
-    coarse, last = phases(epochs, settings.get("coarse", 0), settings.get("clean", 0))
-    said = [f"coarse to epoch {coarse}"] if coarse else []
+    low_resolution, last = phases(epochs, settings.get("low_resolution", 0), settings.get("unaugmented", 0))
+    said = [f"low_resolution to epoch {low_resolution}"] if low_resolution else []
     if augmented:
         said.append(f"augmented to epoch {last}" if last < epochs else "augmented")
     note = f" ({', '.join(said)})" if said else ""
@@ -219,21 +237,21 @@ def plot_images(options, train, record):
 
     data, title = record["data"], f"Images of each class in a fold ({record['data']['source']})"
     plots.plot_distribution(path("distribution"), title, data["train_counts"], data["val_counts"], data["class_names"])
-    plot_samples(path("samples"), train, Ranges(**completed(record["settings"])["ranges"]))
+    plot_samples(path("samples"), train, Augmentation(**record["settings"]["augmentation"]))
 
 
-def plot_samples(path, train, ranges):
+def plot_samples(path, train, augmentation):
     """The first training pictures of up to twelve classes, and below each what augmentation makes of it, if any."""
     each = max(1, 10 // len(train.class_names))
     classes = range(len(train.class_names[:12]))
     chosen = np.concatenate([np.flatnonzero(train.labels == number)[:each] for number in classes])
     names = [train.class_names[number] for number in train.labels[chosen]]
     rows, generator, more = [train.images[chosen]], keras.random.SeedGenerator(0), ""
-    if ranges != Ranges():
+    if augmentation != Augmentation():
         more = ", and below each what augmentation may make of it"
-        mirrored = rows[0][:, :, ::-1] if ranges.flip == "alternating" else rows[0]
+        mirrored = rows[0][:, :, ::-1] if augmentation.flip == "alternating" else rows[0]
         seen = mirrored, rows[0], mirrored
-        rows += [ops.convert_to_numpy(augment(images, generator, ranges)) for images in seen]
+        rows += [ops.convert_to_numpy(augment(images, generator, augmentation)) for images in seen]
     plots.plot_samples(path, f"Training pictures of {train.source}{more}", rows, names)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from common import IMAGE_SHAPE, draw
+from common import IMAGE_SHAPE, rng
 from recipes import CHECKPOINTS, ModelChoice, require_choice
 from runs import finished_run
 from util.backend import Later, silent_stderr
@@ -106,7 +106,7 @@ def main(argv=None):
 
 def some_pictures():
     """A hundred pictures, (100, 32, 32, 3) float32: half of them noise, half of them patches of colour."""
-    random = draw(0, "export")
+    random = rng(0, "export")
     patches = random.integers(0, 256, (50, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
     return np.concatenate([random.integers(0, 256, (50, *IMAGE_SHAPE)), patches]).astype(np.float32)
 

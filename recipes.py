@@ -18,10 +18,10 @@ from pydantic import Field
 
 import common
 import networks
-from common import Ranges
+from common import Augmentation
 from util.backend import ops
 from util.cli import InputError
-from util.settings import Part, file_path, is_shared, knob_of, merged, read_config, setting, validated
+from util.settings import Part, file_path, is_shared, knob_of, read_config, setting, validated
 
 CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
@@ -108,7 +108,7 @@ def fold_setting():
 
 # --- Settings of a training -------------------------------------------------------------------------------------------
 
-COARSE_SIDE = 24  # of the pictures that `coarse` is about
+LOW_RESOLUTION_SIDE = 24  # of the pictures that `low_resolution` is about
 # Of the run that is done, a share from 0 to 1 -> the factor of the learning rate; `warmup` comes before.
 SCHEDULES = {"linear": lambda share: 1 - share, "cosine": lambda share: (1 + ops.cos(math.pi * share)) / 2}
 
@@ -145,8 +145,9 @@ class Settings(Part):
     network: Part = setting(Part(), "a dictionary of the network's own settings, where it has any", shared=True)
     scale: float = setting(1 / 255, "the network sees pixels, 0 to 255, times this", gt=0, shared=True)
     offset: float = setting(0.0, "plus this", shared=True)
-    ranges: Ranges = setting(
-        Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True), "a dictionary of how far augmentation goes"
+    augmentation: Augmentation = setting(
+        Augmentation(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True),
+        "a dictionary of how far augmentation goes",
     )
     balanced: bool = setting(True, "batches with as many of each class")
     class_weights: bool = setting(False, "a class's losses times images / (classes x its images)")
@@ -160,10 +161,17 @@ class Settings(Part):
     keep: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=2)]] | None = setting(
         None, "images kept of each reduced class (unset: half of them)", knob="KEEP", shared=True
     )
+    task: Literal["classes", "turns"] = setting(
+        "classes",
+        "what the network learns to tell: classes; or turns: by how many quarter turns a picture was turned, without "
+        "its label",
+        knob="TASK",
+    )
     split: Literal["shuffle", "first", "last"] = setting(
         "shuffle", "shuffle: stratified, another one each fold; or the first or last images validate", shared=True
     )
     val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1, shared=True)
+    validate_every: int = setting(1, "epochs from one validation to the next; the last epoch is always validated", ge=1)
     labelled: float = setting(
         1.0, "share of the training images that a classifier sees, with their labels", knob="LABELLED", gt=0, le=1
     )
@@ -179,19 +187,23 @@ class Settings(Part):
         0.0, "while training, on a class's logit, this times the log of its share of the images", ge=0, le=10
     )
     label_smoothing: float = setting(0.0, "share of a label that is spread over all classes", ge=0, lt=1)
-    statistics: Literal["moving", "settled"] = setting(
-        "settled",
+    statistics: Literal["moving", "precise"] = setting(
+        "precise",
         "of batch normalisation: moving averages, or settled: those of 2,000 training images as they are, taken anew "
         "before each validation",
     )
-    coarse: float = setting(0.0, "share of the run, at its beginning, on pictures shrunk to 24x24", ge=0, lt=1)
-    clean: float = setting(0.4, "share of the run, at its end, without augmentation but alternating flips", ge=0, lt=1)
+    low_resolution: float = setting(0.0, "share of the run, at its beginning, on pictures shrunk to 24x24", ge=0, lt=1)
+    unaugmented: float = setting(
+        0.4, "share of the run, at its end, without augmentation but alternating flips", ge=0, lt=1
+    )
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
         "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
     )
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
-    bias_rate: float = setting(1.0, "learning rate of biases, times this", gt=0)
-    muon_rate: float = setting(0.0, "learning rate of convolutions by Muon, on the same schedule; 0: as all else", ge=0)
+    bias_rate_factor: float = setting(1.0, "learning rate of biases, times this", gt=0)
+    muon_rate_factor: float = setting(
+        0.0, "learning rate of convolutions, times this, and their steps by Muon; 0: as all else", ge=0
+    )
     schedule: Literal[("plateau", *SCHEDULES)] | Annotated[float, Field(gt=0, le=1)] | None = setting(
         "linear",
         "of the learning rate: linear or cosine (to 0 over the run's length), plateau (x 0.3 after 10 epochs without a "
@@ -215,6 +227,7 @@ class Settings(Part):
 
 
 class AutoencoderSettings(Settings):
+    task: Literal["classes"] = "classes"  # there is no other: an autoencoder looks at no label
     class_weights: Literal[False] = False
     labelled: Literal[1.0] = 1.0
     logit_adjustment: Literal[0.0] = 0.0
@@ -225,13 +238,46 @@ class AutoencoderSettings(Settings):
     monitor: Literal["val_loss", "val_psnr"] = "val_loss"
     target: Target = "augmented"
     augment: bool = True
+    noise: float = setting(
+        0.0,
+        "standard deviation, as a share of the range of pixels, of noise on the picture that the network sees while "
+        "training; the target is the picture without it (a denoising autoencoder)",
+        ge=0,
+        le=1,
+    )
+    masked: float = setting(
+        0.0,
+        "share of the squares of 4x4 pixels that the network does not see while training; the target is the whole "
+        "picture (a masked autoencoder)",
+        ge=0,
+        lt=1,
+    )
 
 
 class ClassifierSettings(Settings):
     """Of a classifier on an encoder."""
 
+    task: Literal["classes"] = "classes"
     encoder: Encoder = "frozen"
-    autoencoder_sha256: str | None = None
+    encoder_blocks: int | None = setting(
+        None,
+        "blocks of the encoder that are taken, and frozen if any are (unset: as the network's recipe has it)",
+        ge=1,
+    )
+    encoder_rate_factor: float = setting(
+        1.0, "of ENCODER=tuned: layers that were taken make this share of each step", gt=0, le=1
+    )
+    frozen_share: float = setting(
+        0.0,
+        "of ENCODER=tuned: share of the run, at its beginning, in which layers that were taken keep their weights",
+        ge=0,
+        lt=1,
+    )
+    encoder_sha256: str | None = None  # of the file that the encoder's weights were taken from
+
+
+class FastAutoencoder(Part):
+    code_width: int = setting(0, "channels of the code that the decoder gets, of 7x7 numbers each; 0: all 256", ge=0)
 
 
 class CaeEncoder(Part):
@@ -283,11 +329,11 @@ def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, n
     return Recipe(build, kind(**values), frozen_until, encoder_end, start)
 
 
-PLAIN = Ranges()  # no augmentation
+PLAIN = Augmentation()  # no augmentation
 # As all but the study's own classifiers are trained.
-PLAINLY = {"statistics": "moving", "clean": 0.0, "schedule": None, "balanced": False}
+PLAINLY = {"statistics": "moving", "unaugmented": 0.0, "schedule": None, "balanced": False}
 WHOLE = {**PLAINLY, "reduced": []}  # the whole training set, as it is
-OVERFITTING = {**WHOLE, "scale": 1.0, "ranges": PLAIN, "split": "last", "val": 0.2, "epochs": 20}
+OVERFITTING = {**WHOLE, "scale": 1.0, "augmentation": PLAIN, "split": "last", "val": 0.2, "epochs": 20}
 CAE = {**PLAINLY, "val": 0.22, "seed": 42, "batch_size": 64}
 
 FAST_PIXELS = {
@@ -295,18 +341,18 @@ FAST_PIXELS = {
     "scale": 1 / 64,  # about CIFAR-10's mean 120.7 and deviation 64 of all channels
     "offset": -120.7 / 64,
     "balanced": False,
-    "clean": 0.0,
+    "unaugmented": 0.0,
 }
 FAST = {
     **FAST_PIXELS,
-    "ranges": Ranges(pixels=2, cutout=8, flip="alternating"),
+    "augmentation": Augmentation(pixels=2, cutout=8, flip="alternating"),
     "logit_adjustment": 1.25,
     "label_smoothing": 0.2,
-    "coarse": 0.7,
+    "low_resolution": 0.7,
     "optimizer": {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True, "weight_decay": 0.013}},
     "learning_rate": 1.0,
-    "bias_rate": 60,
-    "muon_rate": 0.3,
+    "bias_rate_factor": 60,
+    "muon_rate_factor": 0.3,
     "batch_size": 1000,
     "epochs": 18,
     "monitor": "val_accuracy",
@@ -319,7 +365,7 @@ RECIPES = {
     "cnn_elu": row(
         networks.build_elu,
         **WHOLE,
-        ranges=Ranges(rotation=17, shift=0.08, flip=True),
+        augmentation=Augmentation(rotation=17, shift=0.08, flip=True),
         split="first",
         val=0.2,
         optimizer="nadam",
@@ -333,7 +379,7 @@ RECIPES = {
         networks.build_leaky,
         **{**WHOLE, "schedule": 0.9},
         offset=-0.5,
-        ranges=PLAIN,
+        augmentation=PLAIN,
         optimizer="adamax",
         learning_rate=5e-3,
         batch_size=32,
@@ -346,13 +392,14 @@ RECIPES = {
         common.build_autoencoder, AutoencoderSettings, **PLAINLY, optimizer="rmsprop", epochs=100, patience=15
     ),
     "autoencoder_cae": row(
-        networks.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, ranges=PLAIN, epochs=50
+        networks.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, augmentation=PLAIN, epochs=50
     ),
     "autoencoder_fast": row(
         common.build_fast_autoencoder,
         AutoencoderSettings,
+        network=FastAutoencoder(),
         **FAST_PIXELS,
-        ranges=PLAIN,
+        augmentation=PLAIN,
         learning_rate=2e-3,
         batch_size=256,
         epochs=10,
@@ -374,7 +421,7 @@ RECIPES = {
         encoder_end=networks.CODE,
         network=CaeClassifier(),
         **CAE,
-        ranges=Ranges(rotation=40, shift=0.1, zoom=0.1, flip=True),
+        augmentation=Augmentation(rotation=40, shift=0.1, zoom=0.1, flip=True),
         epochs=100,
     ),
     "mod_autoencoder_cls": row(
@@ -422,7 +469,7 @@ def require_choice(choice):
     if model:
         row_name(model, choice.arch)
     autoencoder = RECIPES.get(f"autoencoder_{choice.arch}")
-    if autoencoder and autoencoder.settings.ranges == PLAIN and chosen:
+    if autoencoder and autoencoder.settings.augmentation == PLAIN and chosen:
         raise InputError(
             f"the autoencoder of --arch {choice.arch} is not augmented, so --noaug and --target have nothing to "
             "choose; leave them out"
@@ -438,10 +485,10 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
     require_choice(choice)
     recipe, path = RECIPES[name], choice.config
     base = recipe.settings.model_copy(update={"model": name, **chosen})
-    ranges = common.source_of(choice.data).ranges
-    if ranges and base.ranges != PLAIN:
-        base = base.model_copy(update={"ranges": ranges})
-    config = renamed(read_config(path)) if path else {}
+    augmentation = common.source_of(choice.data).augmentation
+    if augmentation and base.augmentation != PLAIN:
+        base = base.model_copy(update={"augmentation": augmentation})
+    config = read_config(path) if path else {}
     if on_demand:
         shared = {key for key, field in Settings.model_fields.items() if is_shared(field)}
         config = {key: value for key, value in config.items() if key in shared}
@@ -474,10 +521,20 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
         )
     own = settings.optimizer if isinstance(settings.optimizer, OptimizerConfig) else OptimizerConfig(class_name="")
     momentum = own.class_name.lower() == "sgd" and own.config.get("momentum")
-    if settings.muon_rate and not (momentum and settings.learning_rate):
+    if settings.muon_rate_factor and not momentum:
         raise InputError(
-            f"muon_rate = {settings.muon_rate:g} takes the optimizer SGD with momentum, and a learning rate above 0; "
-            "give both, or a muon_rate of 0"
+            f"muon_rate_factor = {settings.muon_rate_factor:g} takes the optimizer SGD with momentum: give that, or a "
+            "muon_rate_factor of 0"
+        )
+    if settings.task == "turns":  # no label may decide what is learnt from, and no mirror image come after the turn
+        flip = settings.augmentation.flip and "alternating"
+        settings = settings.model_copy(
+            update={
+                "balanced": False,
+                "class_weights": False,
+                "logit_adjustment": 0.0,
+                "augmentation": settings.augmentation.model_copy(update={"flip": flip}),
+            }
         )
     if "learning_rate" in own.config:
         raise InputError(
@@ -498,7 +555,7 @@ def share_of_length(share, batch_size, epochs):
 
 def on_autoencoder(recipe, record):
     """The recipe of a classifier with the pixels' scale and the encoder of the autoencoder that the record is of."""
-    there, network = completed(record["settings"]), recipe.settings.network
+    there, network = record["settings"], recipe.settings.network
     shared = {key: value for key, value in there["network"].items() if key in type(network).model_fields}
     taken = {"scale": there["scale"], "offset": there["offset"], "network": network.model_copy(update=shared)}
     return dataclasses.replace(recipe, settings=recipe.settings.model_copy(update=taken))
@@ -506,15 +563,15 @@ def on_autoencoder(recipe, record):
 
 def could_be_of(record, config):
     """True where an autoencoder's record has the encoder and the pixels' scale that a classifier's CONFIG asks for."""
-    there = completed(record["settings"])
+    there = record["settings"]
     wanted = {key: config[key] for key in ("scale", "offset") if key in config}
     network = {key: value for key, value in config.get("network", {}).items() if key in there["network"]}
     return wanted.items() <= there.items() and network.items() <= there["network"].items()
 
 
-def phases(epochs, coarse, clean):
-    """How many of a run's epochs, from its beginning, are on coarse pictures, not the last; and how many augmented."""
-    return min(round(coarse * epochs), epochs - 1), epochs - round(clean * epochs)
+def phases(epochs, low_resolution, unaugmented):
+    """How many of a run's first epochs are on pictures of low resolution (never the last), and how many augmented."""
+    return min(round(low_resolution * epochs), epochs - 1), epochs - round(unaugmented * epochs)
 
 
 # --- Names of runs ----------------------------------------------------------------------------------------------------
@@ -561,25 +618,8 @@ def make_command(target, choice):
 # --- How two runs differ ----------------------------------------------------------------------------------------------
 
 
-def renamed(settings):
-    """A record's settings by the names of today, with what was so in all trainings before it could be set."""
-    settings = dict(settings)
-    if "reduce_lr" in settings:
-        settings["schedule"] = "plateau" if settings.pop("reduce_lr") else None
-    if isinstance(settings.get("logit_adjustment"), bool):
-        settings["logit_adjustment"] = float(settings["logit_adjustment"])
-    before = {"statistics": "moving", "clean": 0.0, "coarse": 0.0, "ranges": {"pixels": 0, "cutout": 0}}
-    return merged(before if "kept_sha256" in settings else {}, settings)  # that is in every record
-
-
-def completed(settings):
-    """A record's settings by the names of today; those that came after it was written were the recipe's own."""
-    recipe = RECIPES.get(str(settings.get("model")))
-    return merged(recipe.settings.model_dump() if recipe else {}, renamed(settings))
-
-
 def flat(key, value):
-    """A setting as (name, value) pairs: those of a part, such as 'ranges', one by one."""
+    """A setting as (name, value) pairs: those of a part, such as 'augmentation', one by one."""
     if not isinstance(value, dict):
         return [(key, value)]
     return [pair for name, one in value.items() for pair in flat(f"{key}.{name}", one)]
@@ -588,15 +628,14 @@ def flat(key, value):
 def differing_settings(first, second, form):
     """What differs between the settings of two trainings, as words: `form` puts (knob, first's, second's) into each."""
     first, second = (
-        dict(pair for key, value in completed(settings).items() for pair in flat(key, value))
-        for settings in (first, second)
+        dict(pair for key, value in settings.items() for pair in flat(key, value)) for settings in (first, second)
     )
     fields = {**Settings.model_fields, **ClassifierChoice.model_fields}
     knobs = {key: knob for key, field in fields.items() if (knob := knob_of(field))}
     differing = [key for key in {**second, **first} if first.get(key) != second.get(key)]
     chosen = [key for key in differing if not key.endswith("sha256")]  # hashes differ where a knob does, or the data
     if differing and not chosen:
-        return "another autoencoder" if differing == ["autoencoder_sha256"] else "other images"
+        return "another autoencoder" if differing == ["encoder_sha256"] else "other images"
     return "; ".join(form.format(knobs.get(key, key), first.get(key), second.get(key)) for key in chosen)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from compare import difference_row, figures_of, finding, read_reports, run_row
-from recipes import CHECKPOINTS, IMAGES, RECIPES, completed, differing_settings, name_and_fold, run_name
+from recipes import CHECKPOINTS, IMAGES, RECIPES, differing_settings, name_and_fold, run_name
 from runs import Record, Run, best_epoch
 from util.cli import InputError
 from util.files import reading
@@ -144,7 +144,7 @@ def training(path):
     written = datetime.fromtimestamp(path.stat().st_mtime)
     note, _ = run.read_state()
     require_form(note, Note)
-    settings, history = completed(note["settings"]), note["history"]
+    settings, history = note["settings"], note["history"]
     found |= {"finished": note["finished"], "written": f"{written:{MINUTE}}"}
     found |= {"epochs": len(history), "most": settings["epochs"], "curves": {}}
     if history:

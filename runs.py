@@ -13,7 +13,6 @@ from recipes import (
     CHECKPOINTS,
     autoencoder_name,
     chosen_name,
-    completed,
     could_be_of,
     differing_settings,
     make_command,
@@ -36,13 +35,13 @@ def record_sha256(record):
 Trained = {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": list[int]}
 Images = {"source": str, "sha256": str, "kept_sha256": str, "train_sha256": str, "class_names": list[str]}
 Counts = {"reduced": list[int], "train_counts": list[int], "val_counts": list[int]}
-Curves = {"loss": list[float], "val_loss": list[float]}
+Curves = {"loss": list[float], "val_loss": list[float | None]}
 Costs = {"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str}
 Record = form(
     settings=form(**Trained),
     data=form(**Images, **Counts),
-    history=form(**Curves, accuracy=list[float], val_accuracy=list[float])
-    | form(**Curves, psnr=list[float], val_psnr=list[float]),
+    history=form(**Curves, accuracy=list[float], val_accuracy=list[float | None])
+    | form(**Curves, psnr=list[float], val_psnr=list[float | None]),
     best_epoch=int,
     checkpoint_sha256=str,
     code_sha256=NotRequired[str],
@@ -51,9 +50,9 @@ Record = form(
 
 
 def best_epoch(history, monitor):
-    """Index of the best of the epochs' figures by what is watched, of equals the first."""
-    watched = [figures[monitor] for figures in history]
-    return watched.index(min(watched) if monitor == "val_loss" else max(watched))
+    """Index of the best of the validated epochs' figures by what is watched, of equals the first."""
+    watched = {epoch: figures[monitor] for epoch, figures in enumerate(history) if monitor in figures}
+    return (min if monitor == "val_loss" else max)(watched, key=watched.get)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +164,7 @@ class Run:
             if note["finished"] and written < self.checkpoint.stat().st_mtime_ns:  # killed before it could be removed
                 self.state.unlink()
                 return None
-            if completed(note["settings"]) != settings:
+            if note["settings"] != settings:
                 return None
         require_same_settings(note["settings"], settings, f"the unfinished training {self.state}")
         return note, groups
@@ -204,6 +203,32 @@ class Run:
         commit(self.checkpoint, write)
         self.path("_predictions.npz").unlink(missing_ok=True)  # an older checkpoint's
         self.state.unlink(missing_ok=True)
+
+
+def find_source(name, fold_number, fold):
+    """The finished run that FROM names, as (run, record): of the same fold where it has folds.
+
+    Raises InputError where there is none, where it is of other pictures, and where it has learnt the labels of this
+    fold's validation pictures.
+    """
+    runs = [Run(name, fold_number), Run(name), Run(*name_and_fold(name))]
+    run = next((run for run in runs if run.checkpoint.is_file()), None)
+    if not run:
+        raise InputError(
+            f"FROM={name}: there is neither {runs[0].checkpoint} nor {runs[1].checkpoint}; train it first, or name "
+            "another finished run"
+        )
+    record = run.read_record()
+    settings, data = record["settings"], record["data"]
+    if data["sha256"] != fold.record["sha256"]:
+        raise InputError(f"FROM={name}: {run.checkpoint} was trained on other pictures ({data['source']})")
+    labels = run.fold is not None and settings["task"] == "classes"
+    if labels and data["val_sha256"] != fold.record["val_sha256"]:
+        raise InputError(
+            f"FROM={name}: {run.checkpoint} has learnt the labels of pictures that validate here; take a run of this "
+            "fold, with the same REDUCED, KEEP, VAL and SEED"
+        )
+    return run, record
 
 
 def find_autoencoder(choice, fold):

@@ -8,7 +8,7 @@ the autoencoder first where one is needed and there is none.
 
 from util import cli  # isort: split
 
-from common import finished_model, freeze, prepare_fold, take_weights
+from common import end_of_block, finished_model, freeze, prepare_fold, take_weights
 from recipes import (
     CHECKPOINTS,
     PRETRAINED,
@@ -23,7 +23,7 @@ from recipes import (
     row_name,
     run_name,
 )
-from runs import Run, find_autoencoder
+from runs import Run, find_autoencoder, find_source
 from util.backend import Later, keras
 from util.cli import InputError
 from util.hardware import set_up_device
@@ -36,6 +36,13 @@ class Options(ClassifierChoice, Training):
     fold: int | None = fold_setting()
     modified: bool = setting(False, "freeze the whole encoder and classify with dense layers only")
     check: bool = setting(False, "only find out whether these options can be used")
+    source: str | None = setting(
+        None,
+        "the finished run whose layers the encoder takes, such as cnn_fast; of the same fold, where it has folds "
+        "(unset: the autoencoder)",
+        knob="FROM",
+        option="from",
+    )
 
 
 def main(argv=None):
@@ -43,32 +50,40 @@ def main(argv=None):
     name = row_name("mod_autoencoder_cls" if options.modified else "autoencoder_cls", options.arch)
     recipe = resolve(name, options, typed, encoder=options.encoder)
     if options.check:
-        if recipe.settings.coarse or not isinstance(recipe.settings.optimizer, str):
+        if recipe.settings.low_resolution or not isinstance(recipe.settings.optimizer, str):
             set_up_device()  # what follows computes
         if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
             training.new_optimizer(recipe.settings)
-        if recipe.settings.coarse:
+        if options.source and options.encoder not in PRETRAINED:
+            raise InputError(f"ENCODER={options.encoder} takes no weights, so FROM has nothing to give; leave one out")
+        if recipe.settings.low_resolution:
             training.require_any_size(finished_model(recipe.build, recipe.settings, 10, name))
         return
 
     fold, settings = prepare_fold(options.data, recipe.settings, options.fold), {}
     if options.encoder in PRETRAINED:
-        autoencoder, record = require_autoencoder(options, fold)
-        settings["autoencoder_sha256"] = record["checkpoint_sha256"]
+        if options.source:
+            autoencoder, record = find_source(options.source, options.fold or 1, fold)
+        else:
+            autoencoder, record = require_autoencoder(options, fold)
+        settings["encoder_sha256"] = record["checkpoint_sha256"]
         recipe = on_autoencoder(recipe, record)
 
     def prepare_encoder(model):
-        notes = {}
+        notes, blocks = {}, recipe.settings.encoder_blocks
+        frozen_until, encoder_end = (
+            [end_of_block(model, blocks)] * 2 if blocks else (recipe.frozen_until, recipe.encoder_end)
+        )
         if options.encoder in PRETRAINED:
-            last = recipe.frozen_until if options.encoder == "frozen" else recipe.encoder_end
-            notes |= {"autoencoder": autoencoder.name}
+            last = frozen_until if options.encoder == "frozen" else encoder_end
+            notes |= {"encoder_from": autoencoder.stem}
             notes |= {"taken": take_weights(model, autoencoder.load_model(), last)}
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
         if options.encoder == "random":
-            encoder = keras.Model(model.input, model.get_layer(recipe.frozen_until).output)
-            training.SettledStatistics(encoder, fold.x_train).settle()
+            encoder = keras.Model(model.input, model.get_layer(frozen_until).output)
+            training.PreciseBatchNorm(encoder, fold.x_train).settle()
         if options.encoder in ("frozen", "random"):
-            notes |= {"frozen": freeze(model, recipe.frozen_until)}
+            notes |= {"frozen": freeze(model, frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")
         return notes
 

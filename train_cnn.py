@@ -9,6 +9,7 @@ from common import prepare_fold
 from recipes import Choice, Settings, Training, fold_setting, resolve, row_name, run_name
 from runs import Run
 from util.backend import Later
+from util.cli import InputError
 from util.settings import parse
 
 training = Later("training")
@@ -22,6 +23,8 @@ def main(argv=None):
     options, typed = parse(__doc__, Options, Settings, argv)
     name = row_name("cnn", options.arch)
     recipe = resolve(name, options, typed)
+    if recipe.settings.task != "classes" and not options.name:
+        raise InputError(f"TASK={recipe.settings.task} learns no classes: give the run a NAME of its own")
     fold = prepare_fold(options.data, recipe.settings, options.fold)
     run = Run(run_name(name, fold.prefix, name=options.name), options.fold or 1)
     with run.lock():

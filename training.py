@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 import common
-from common import IMAGE_SHAPE, BalancedBatches, draw
-from recipes import COARSE_SIDE, PLAIN, SCHEDULES, phases
+from common import IMAGE_SHAPE, BalancedBatches, TurnedBatches, rng, turn_in_order
+from recipes import LOW_RESOLUTION_SIDE, PLAIN, SCHEDULES, phases
 from runs import best_epoch
 from util import hardware
 from util.backend import Later, followers, load
@@ -43,8 +43,11 @@ class OverTheRun(keras.optimizers.schedules.LearningRateSchedule):
         return self.rate * (ops.where(share < self.warmup, share / self.warmup, falling) if self.warmup else falling)
 
 
-def new_optimizer(settings, steps=1):
-    """The optimizer of the settings for a run of `steps`, computed faster where there is a way. Raises InputError."""
+def new_optimizer(settings, steps=1, taken=()):
+    """The optimizer of the settings for a run of `steps`, computed faster where there is a way. Raises InputError.
+
+    `taken` are the variables of pretrained layers, which ENCODER=tuned may train more slowly than the others.
+    """
     if isinstance(settings.optimizer, str):
         name, config = settings.optimizer, {}
     else:
@@ -56,10 +59,12 @@ def new_optimizer(settings, steps=1):
         kind = type(keras.optimizers.get(name))
         if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
             kind = fast_layers.Adam
-        if settings.bias_rate != 1 or settings.muon_rate:
+        if settings.bias_rate_factor != 1 or settings.muon_rate_factor:
             kind = extended(kind, settings)
         if config:  # Keras looks at most values when it takes a step
             kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
+        if taken and (settings.encoder_rate_factor < 1 or settings.frozen_share):
+            kind = discriminative(kind, taken, settings.encoder_rate_factor, settings.frozen_share * steps)
         return kind(rate, **config)
     except Exception as error:  # of whatever kind: KeyError, InvalidArgumentError
         raise InputError(
@@ -79,7 +84,7 @@ def orthogonal(matrix, steps=3):
 
 
 def extended(kind, settings):
-    """The class of optimizers `kind` with a rate of their own for biases and, with a `muon_rate`, convolutions by Muon.
+    """The class of optimizers `kind` with another rate for biases and, with a `muon_rate_factor`, convolutions by Muon.
 
     Muon's step goes equally far in all directions that the gradient has, and kernels keep a length of 1 a filter
     (Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks). Keras's Muon takes matrices alone.
@@ -87,11 +92,11 @@ def extended(kind, settings):
 
     class Extended(kind):
         def update_step(self, gradient, variable, learning_rate):
-            if settings.muon_rate and len(variable.shape) == 4:
-                rate = learning_rate * (settings.muon_rate / settings.learning_rate)
+            if settings.muon_rate_factor and len(variable.shape) == 4:
+                rate = learning_rate * settings.muon_rate_factor
                 return self.muon_step(gradient, variable, rate, self.momentums[self._get_variable_index(variable)])
             vector = len(variable.shape) == 1  # biases, and what a normalisation learns
-            return super().update_step(gradient, variable, learning_rate * (settings.bias_rate if vector else 1))
+            return super().update_step(gradient, variable, learning_rate * (settings.bias_rate_factor if vector else 1))
 
         def muon_step(self, gradient, kernel, rate, velocity, momentum=0.6):
             filters = kernel.shape[-1]
@@ -101,6 +106,25 @@ def extended(kind, settings):
             self.assign(kernel, kernel * ops.sqrt(filters / ops.sum(ops.square(kernel))) - rate * step)
 
     return Extended
+
+
+def discriminative(kind, taken, factor, frozen_steps):
+    """The class of optimizers `kind` in which the variables `taken` make the share `factor` of each step.
+
+    During the first `frozen_steps` they make none. A step is all that `kind` does to a variable, weight decay included
+    (discriminative fine-tuning: Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification).
+    """
+
+    class Discriminative(kind):
+        def apply(self, gradients, trainable_variables=None):
+            before = [ops.convert_to_tensor(variable) for variable in taken]
+            share = ops.where(self.iterations < frozen_steps, 0.0, factor)
+            iterations = super().apply(gradients, trainable_variables)
+            for variable, value in zip(taken, before, strict=True):
+                variable.assign(value + share * (variable - value))
+            return iterations
+
+    return Discriminative
 
 
 def schedule_callbacks(settings):
@@ -130,16 +154,47 @@ class Augment(layers.Layer):
     Stays float32 in every precision: in bfloat16, pictures were off by 0.008 of their range on average.
     """
 
-    def __init__(self, ranges, **kwargs):
+    def __init__(self, augmentation, **kwargs):
         super().__init__(dtype="float32", **kwargs)
-        self.ranges = ranges
+        self.augmentation = augmentation
         self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
 
     def call(self, images, training=False):
-        return common.augment(images, self.seed_generator, self.ranges) if training else ops.cast(images, "float32")
+        return (
+            common.augment(images, self.seed_generator, self.augmentation) if training else ops.cast(images, "float32")
+        )
 
     def compute_output_spec(self, images, training=False):
         return keras.KerasTensor(images.shape, "float32")
+
+
+class Corrupt(layers.Layer):
+    """What an autoencoder has to mend, while training: (batch, side, side, channels) 0-255 -> the same shape.
+
+    Gaussian noise with a standard deviation of `noise` x 255 (Vincent et al. 2008, Extracting and Composing Robust
+    Features with Denoising Autoencoders), and the share `masked` of the squares of 4x4 pixels with the picture's mean
+    colour in them (He et al. 2021, Masked Autoencoders Are Scalable Vision Learners).
+    """
+
+    def __init__(self, noise, masked, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.noise, self.masked = noise, masked
+        self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
+
+    def call(self, images, training=False):
+        if not training:
+            return images
+        if self.masked:
+            batch, height, width, _ = ops.shape(images)
+            squares = keras.random.uniform((batch, height // 4, width // 4, 1), seed=self.seed_generator)
+            hidden = ops.repeat(ops.repeat(squares < self.masked, 4, axis=1), 4, axis=2)
+            images = ops.where(hidden, ops.mean(images, axis=(1, 2), keepdims=True), images)
+        if self.noise:
+            images += 255 * self.noise * keras.random.normal(ops.shape(images), seed=self.seed_generator)
+        return images
+
+    def compute_output_spec(self, images, training=False):
+        return keras.KerasTensor(images.shape, images.dtype)
 
 
 class Shrink(layers.Layer):
@@ -218,18 +273,19 @@ def fast_twin(model, precision):
     return core
 
 
-OWN_NAMES = ("augment", "shrink", "adjust")  # of layers around a core
+OWN_NAMES = ("augment", "shrink", "adjust", "corrupt")  # of layers around a core
 
 
-def augmented(core, ranges, target=None, adjustment=None):
+def augmented(core, augmentation, target=None, adjustment=None, noise=0.0, masked=0.0):
     """`core` behind augmentation: uint8 pictures -> what `core` returns, its logits with an `adjustment`.
 
     With `target` ('augmented' or 'original') -> (batch, 2, 32, 32, 3): the reconstruction and what was to be
-    reconstructed, in [0, 1].
+    reconstructed, in [0, 1]. With `noise` or `masked`, that is the picture before it was corrupted by them.
     """
     images, shrink = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image"), Shrink(dtype="float32", name="shrink")
-    seen = shrink(Augment(ranges, name="augment")(images))
-    outputs = core.call(seen)  # not core(seen), which takes pictures of one size alone
+    seen = shrink(Augment(augmentation, name="augment")(images))
+    corrupted = Corrupt(noise, masked, name="corrupt")(seen) if noise or masked else seen
+    outputs = core.call(corrupted)  # not core(seen), which takes pictures of one size alone
     if adjustment is not None:
         outputs = AdjustLogits(adjustment, name="adjust")(outputs)
     if target:
@@ -238,10 +294,10 @@ def augmented(core, ranges, target=None, adjustment=None):
     return keras.Model(images, outputs)
 
 
-def training_model(model, ranges, precision, target=None, adjustment=None):
+def training_model(model, augmentation, precision, *more):
     """What is trained in place of `model`, and within it the twin of `model`: (training model, its core)."""
     core = fast_twin(model, precision)
-    return augmented(core, ranges, target, adjustment), core
+    return augmented(core, augmentation, *more), core
 
 
 def compile_model(training, optimizer, settings):
@@ -285,7 +341,7 @@ def psnr(labels, pair):
     return -10 * ops.log10(ops.maximum(error, 1e-10))
 
 
-class SettledStatistics(keras.callbacks.Callback):
+class PreciseBatchNorm(keras.callbacks.Callback):
     """Gives the batch normalisations of a model the statistics of (n, 32, 32, 3) pictures, before each validation.
 
     Those of augmented pictures do not fit the sharp ones that it will see, and move with every step. Here they are the
@@ -317,35 +373,41 @@ class SettledStatistics(keras.callbacks.Callback):
 
 
 def require_any_size(model):
-    """Raise InputError where a model does not take the pictures with which a `coarse` training begins."""
-    size = (COARSE_SIDE, COARSE_SIDE)
+    """Raise InputError where a model does not take the pictures with which a `low_resolution` training begins."""
+    size = (LOW_RESOLUTION_SIDE, LOW_RESOLUTION_SIDE)
     try:
         shape = tuple(model.call(np.zeros((1, *size, IMAGE_SHAPE[2]), np.float32)).shape)
     except Exception:  # of whatever kind: ValueError, TypeError, InvalidArgumentError
         shape = ()
     if not shape or (len(shape) == 4 and shape[1:3] != size):  # those are an autoencoder's
         raise InputError(
-            f"`coarse` shows pictures of {COARSE_SIDE}x{COARSE_SIDE} at first, and this network does not take those: "
-            "leave it out, or build it for pictures of any size, with global pooling instead of flattening"
+            f"`low_resolution` shows pictures of {LOW_RESOLUTION_SIDE}x{LOW_RESOLUTION_SIDE} at first, and this "
+            "network does not take those: leave it out, or build it for pictures of any size, with global pooling "
+            "instead of flattening"
         )
 
 
 class Phases(keras.callbacks.Callback):
-    """What the pictures of an epoch are: coarse or whole, and augmented by `ranges` or as they are.
+    """What the pictures of an epoch are: of low resolution or whole, and augmented by `augmentation` or as they are.
 
-    Coarse ones have COARSE_SIDE and take half the time (Tan and Le 2021, EfficientNetV2, have it grow in steps).
+    Those of low resolution take half the time (Tan and Le 2021, EfficientNetV2, have the resolution grow in steps).
     """
 
-    def __init__(self, coarse_until, clean_from, ranges):
+    def __init__(self, low_resolution_until, unaugmented_from, augmentation):
         super().__init__()
-        self.coarse_until, self.clean_from, self.ranges, self.compiled = coarse_until, clean_from, ranges, []
+        self.low_resolution_until, self.unaugmented_from, self.augmentation, self.compiled = (
+            low_resolution_until,
+            unaugmented_from,
+            augmentation,
+            [],
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         augment, shrink = self.model.get_layer("augment"), self.model.get_layer("shrink")
-        ranges = self.ranges if epoch < self.clean_from else PLAIN
-        side = COARSE_SIDE if epoch < self.coarse_until else None
-        if (ranges, side) != (augment.ranges, shrink.side):
-            augment.ranges, shrink.side = ranges, side
+        augmentation = self.augmentation if epoch < self.unaugmented_from else PLAIN
+        side = LOW_RESOLUTION_SIDE if epoch < self.low_resolution_until else None
+        if (augmentation, side) != (augment.augmentation, shrink.side):
+            augment.augmentation, shrink.side = augmentation, side
             if keras.backend.backend() == "jax":  # which else takes the step for one that it has compiled
                 jax.clear_caches()
             else:  # what TensorFlow deletes while a signal comes is told by a traceback
@@ -402,7 +464,9 @@ def random_states(training, core):
     """The variables that random layers draw by: [(number of the layer, number within it, variable)]."""
     return [
         (number, within, variable)
-        for number, layer in enumerate([training.get_layer("augment"), *core.layers])
+        for number, layer in enumerate(
+            [training.get_layer("augment"), *core.layers, *(one for one in training.layers if one.name == "corrupt")]
+        )
         for within, variable in enumerate(v for v in layer.variables if all(v is not w for w in layer.weights))
     ]
 
@@ -413,7 +477,7 @@ def seed_layers(training, core, seed, fold, step):
     A step of a layer that draws once moves the second number by one; a resumed run takes the number from its state.
     """
     for number, within, variable in random_states(training, core):
-        key = int(draw(seed, "layers", fold, number, *([within] if within else [])).integers(2**31))
+        key = int(rng(seed, "layers", fold, number, *([within] if within else [])).integers(2**31))
         variable.assign([key, step])
 
 
@@ -454,20 +518,23 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.require_finite(logs["loss"])
-        self.require_finite(logs["val_loss"])
+        self.require_finite(logs.get("val_loss", 0.0))  # not every epoch has to be validated
         logs["learning_rate"] = learning_rate(self.model)
         logs["seconds"] = time.perf_counter() - self.began
-        logs["images_per_second"] = self.steps * self.batch_size / (self.trained - self.began)
+        trained = self.trained or time.perf_counter()
+        logs["images_per_second"] = self.steps * self.batch_size / (trained - self.began)
 
     def show(self, epoch, logs=None):
         """The line of an epoch, printed when its state is kept: what was printed is not done again."""
         seconds = logs["seconds"]
         score, form = ("accuracy", ".4f") if "accuracy" in logs else ("psnr", ".2f")
         erase = "\r\033[K" * self.live
+        validated = "val_loss" in logs
+        val = f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  " if validated else ""
         print(
             f"{erase}{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} "
-            f"{logs[score]:{form}}  val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  "
-            f"lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  {seconds:.0f} s",
+            f"{logs[score]:{form}}  {val}lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  "
+            f"{seconds:.0f} s",
             flush=True,
         )
         left = self.epochs - self.epoch
@@ -531,7 +598,7 @@ class KeepState(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.history.append({key: float(value) for key, value in logs.items()})
-        if best_epoch(self.history, self.note["settings"]["monitor"]) == epoch:
+        if "val_loss" in logs and best_epoch(self.history, self.note["settings"]["monitor"]) == epoch:
             self.best = self.averaged_weights()
         self.finished = bool(self.model.stop_training) or epoch + 1 == self.note["settings"]["epochs"]
         self.commit()
@@ -562,10 +629,15 @@ class KeepState(keras.callbacks.Callback):
         commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
 
 
-def sample_of(fold, seed, number):
+def sample_of(fold, settings, number):
     """2,000 training images, or as many as there are: (n, 32, 32, 3) uint8, the same throughout a training."""
-    rows = draw(seed, "sample", number).permutation(len(fold.x_train))[:2000]
-    return fold.x_train[rows]
+    rows = rng(settings.seed, "sample", number).permutation(len(fold.x_train))[:2000]
+    return turn_in_order(fold.x_train[rows])[0] if settings.task == "turns" else fold.x_train[rows]
+
+
+def validated_epochs(settings):
+    """The epochs, counted from 1, after which a training is validated: every so many, and the last."""
+    return sorted({*range(settings.validate_every, settings.epochs, settings.validate_every), settings.epochs})
 
 
 def code_sha256():
@@ -594,13 +666,13 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     precision, reason = hardware.resolve_precision(options.precision)
     if begun and begun[0]["precision"] != precision:
         precision, reason = begun[0]["precision"], "as this training was begun"
-    keras.utils.set_random_seed(int(draw(options.seed, "weights", number).integers(2**32)))
+    keras.utils.set_random_seed(int(rng(options.seed, "weights", number).integers(2**32)))
     model = common.finished_model(recipe.build, options, len(fold.class_names), run.name)
     require_known_layers(model)
-    if options.coarse:
+    if options.low_resolution:
         require_any_size(model)
     if recipe.start:
-        recipe.start(model, sample_of(fold, options.seed, number))
+        recipe.start(model, sample_of(fold, options, number))
     notes = prepare(model) if prepare else {}
     record = {
         "run": run.name,
@@ -624,8 +696,9 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     # What equality bit for bit takes.
     machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {record['code_sha256'][:8]}"
     note = {"settings": settings, "precision": precision, "machine": machine}
-    state = fit(model, run, fold, options, note, begun, force)
-    history = {key: [logs[key] for logs in state.history] for key in state.history[0]}
+    state = fit(model, run, fold, options, note, begun, force, notes.get("taken", ()))
+    keys = dict.fromkeys(key for logs in state.history for key in logs)
+    history = {key: [logs.get(key) for logs in state.history] for key in keys}  # null: not validated in that epoch
     best = best_epoch(state.history, options.monitor)
     record |= {
         "history": history,
@@ -641,18 +714,25 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     )
 
 
-def fit(model, run, fold, settings, note, begun, anew):
-    """Bring `model` to the weights of its best epoch; returns the KeepState with the history."""
+def fit(model, run, fold, settings, note, begun, anew, taken=()):
+    """Bring `model` to the weights of its best epoch; returns the KeepState with the history.
+
+    `taken` are the names of pretrained layers.
+    """
     number = run.fold or 1
-    ranges = settings.ranges if getattr(settings, "augment", True) else PLAIN
-    order = settings.batch_size, settings.seed, number, settings.balanced, ranges.flip == "alternating"
+    augmentation = settings.augmentation if getattr(settings, "augment", True) else PLAIN
+    order = settings.batch_size, settings.seed, number, settings.balanced, augmentation.flip == "alternating"
     batches = BalancedBatches(fold.x_train, fold.y_train, *order)
+    if settings.task == "turns":
+        batches = TurnedBatches(batches, settings.seed, number)
     steps = batches.steps_per_epoch
     shares = np.bincount(fold.y_train) / len(fold.y_train)
     adjustment = settings.logit_adjustment * np.log(shares) if settings.logit_adjustment else None
     target = getattr(settings, "target", None)
-    training, core = training_model(model, ranges, note["precision"], target, adjustment)
-    compile_model(training, new_optimizer(settings, settings.epochs * steps), settings)
+    corruption = getattr(settings, "noise", 0.0), getattr(settings, "masked", 0.0)
+    training, core = training_model(model, augmentation, note["precision"], target, adjustment, *corruption)
+    pretrained = [variable for name in taken for variable in core.get_layer(name).trainable_variables]
+    compile_model(training, new_optimizer(settings, settings.epochs * steps, pretrained), settings)
     training.optimizer.build(training.trainable_variables)
 
     callbacks = schedule_callbacks(settings)
@@ -662,8 +742,8 @@ def fit(model, run, fold, settings, note, begun, anew):
         callbacks.insert(0, stopping)
     # What validation is of, in this order: the optimizer's average, where it keeps one, with its own statistics.
     average = [keras.callbacks.SwapEMAWeights()] if training.optimizer.use_ema else []
-    if settings.statistics == "settled":
-        callbacks.insert(0, SettledStatistics(core, sample_of(fold, settings.seed, number)))
+    if settings.statistics == "precise":
+        callbacks.insert(0, PreciseBatchNorm(core, sample_of(fold, settings, number)))
     state = KeepState(run.state, core, note, callbacks, average)
     state.set_model(training)
     seed_layers(training, core, settings.seed, number, 0 if not begun else len(begun[0]["history"]) * steps)
@@ -675,7 +755,7 @@ def fit(model, run, fold, settings, note, begun, anew):
     if done:
         print(f"going on after epoch {done} of {run.state}")
 
-    pictures = Phases(*phases(settings.epochs, settings.coarse, settings.clean), ranges)
+    pictures = Phases(*phases(settings.epochs, settings.low_resolution, settings.unaugmented), augmentation)
     progress = Progress(run.fold, settings, steps)
     shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
     if not state.finished:
@@ -686,6 +766,7 @@ def fit(model, run, fold, settings, note, begun, anew):
             initial_epoch=done,
             validation_data=(fold.x_val, fold.y_val),
             validation_batch_size=500,
+            validation_freq=validated_epochs(settings),
             class_weight=class_weights(fold.y_train) if settings.class_weights else None,
             callbacks=[pictures, progress, *average, *callbacks, state, shown],
             shuffle=False,  # the batches are drawn already

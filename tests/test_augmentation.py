@@ -12,22 +12,22 @@ import common
 import recipes
 import training
 
-RANGES = recipes.RECIPES["cnn"].settings.ranges
+RANGES = recipes.RECIPES["cnn"].settings.augmentation
 SIZE = 32
 
 
-def layer_with(ranges, key=1, step=0):
-    layer = training.Augment(ranges)
+def layer_with(augmentation, key=1, step=0):
+    layer = training.Augment(augmentation)
     layer.seed_generator.state.assign([key, step])
     return layer
 
 
-def drawn_parameters(ranges, count, key=1, step=0):
-    """The parameters that `layer_with(ranges, key, step)` draws for `count` pictures, as float64 columns."""
+def drawn_parameters(augmentation, count, key=1, step=0):
+    """The parameters that `layer_with(augmentation, key, step)` draws for `count` pictures, as float64 columns."""
     seed = keras.random.SeedGenerator(0)
     seed.state.assign([key, step])
     uniform = keras.random.uniform((count, 7), seed=seed)
-    columns = common.affine_parameters(uniform, ranges)
+    columns = common.affine_parameters(uniform, augmentation)
     return np.stack([keras.ops.convert_to_numpy(column) for column in columns], axis=1).astype(np.float64)
 
 
@@ -52,7 +52,7 @@ def smooth_pictures(count):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50)])
 def test_matrices_are_those_of_the_reference(height, width):
-    wide = common.Ranges(rotation=170, shift=0.5, shear=50, zoom=0.5, flip=True)  # so that each part of it counts
+    wide = common.Augmentation(rotation=170, shift=0.5, shear=50, zoom=0.5, flip=True)  # so that each part of it counts
     parameters = drawn_parameters(wide, 200)
     columns = tuple(keras.ops.convert_to_tensor(parameters[:, i].astype("float32")) for i in range(7))
     found = keras.ops.convert_to_numpy(common.affine_matrices(columns, height, width))
@@ -62,12 +62,12 @@ def test_matrices_are_those_of_the_reference(height, width):
         assert (c0, c1) == (0, 0)
 
 
-@pytest.mark.parametrize("ranges", [RANGES, RANGES.model_copy(update={"shear": 30.0})])
-def test_pictures_are_those_of_scipy(ranges):
+@pytest.mark.parametrize("augmentation", [RANGES, RANGES.model_copy(update={"shear": 30.0})])
+def test_pictures_are_those_of_scipy(augmentation):
     images = smooth_pictures(64)
-    augmented = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=True))
+    augmented = keras.ops.convert_to_numpy(layer_with(augmentation)(images, training=True))
     inner = slice(3, -3)
-    for image, ours, numbers in zip(images, augmented, drawn_parameters(ranges, 64), strict=True):
+    for image, ours, numbers in zip(images, augmented, drawn_parameters(augmentation, 64), strict=True):
         matrix = reference_matrix(*numbers)
         channels = [
             ndimage.affine_transform(
@@ -105,23 +105,23 @@ def test_parameters_fill_their_ranges_and_no_more():
 def test_the_training_model_augments_in_the_reference_s_ranges():
     reference_s = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "flip": True}
     assert RANGES.model_dump(exclude_defaults=True) == reference_s
-    assert all(recipes.RECIPES[name].settings.ranges == RANGES for name in recipes.MODELS)
+    assert all(recipes.RECIPES[name].settings.augmentation == RANGES for name in recipes.MODELS)
 
 
 @pytest.mark.parametrize(
-    ("ranges", "column", "still"),
+    ("augmentation", "column", "still"),
     [
-        (common.Ranges(rotation=40), 0, 0),
-        (common.Ranges(shift=0.2), 1, 0),
-        (common.Ranges(shift=0.2), 2, 0),
-        (common.Ranges(shear=0.2), 3, 0),
-        (common.Ranges(zoom=0.2), 4, 1),
-        (common.Ranges(zoom=0.2), 5, 1),
-        (common.Ranges(flip=True), 6, 1),
+        (common.Augmentation(rotation=40), 0, 0),
+        (common.Augmentation(shift=0.2), 1, 0),
+        (common.Augmentation(shift=0.2), 2, 0),
+        (common.Augmentation(shear=0.2), 3, 0),
+        (common.Augmentation(zoom=0.2), 4, 1),
+        (common.Augmentation(zoom=0.2), 5, 1),
+        (common.Augmentation(flip=True), 6, 1),
     ],
 )
-def test_each_range_moves_its_own_parameters_alone(ranges, column, still):
-    drawn = drawn_parameters(ranges, 50)
+def test_each_range_moves_its_own_parameters_alone(augmentation, column, still):
+    drawn = drawn_parameters(augmentation, 50)
     assert np.any(drawn[:, column] != still)
     nothing = np.array([0, 0, 0, 0, 1, 1, 1])
     partner = {1: 2, 2: 1, 4: 5, 5: 4}.get(column)
@@ -131,7 +131,7 @@ def test_each_range_moves_its_own_parameters_alone(ranges, column, still):
 
 def test_flip_alone_gives_pictures_or_their_mirror_images():
     images = smooth_pictures(40)
-    flipped = keras.ops.convert_to_numpy(layer_with(common.Ranges(flip=True))(images, training=True))
+    flipped = keras.ops.convert_to_numpy(layer_with(common.Augmentation(flip=True))(images, training=True))
     mirrored = [np.allclose(ours, image[:, ::-1], atol=1e-3) for image, ours in zip(images, flipped, strict=True)]
     same = [np.array_equal(ours, image) for image, ours in zip(images, flipped, strict=True)]
     assert all(a != b for a, b in zip(mirrored, same, strict=True))
@@ -140,11 +140,13 @@ def test_flip_alone_gives_pictures_or_their_mirror_images():
 
 def test_nothing_to_do_leaves_every_bit():
     images = np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
-    for ranges, learning in ((common.Ranges(), True), (RANGES, False)):
-        out = keras.ops.convert_to_numpy(layer_with(ranges)(images, training=learning))
+    for augmentation, learning in ((common.Augmentation(), True), (RANGES, False)):
+        out = keras.ops.convert_to_numpy(layer_with(augmentation)(images, training=learning))
         assert out.dtype == np.float32
         assert np.array_equal(out, images)
-    still = common.affine_matrices(common.affine_parameters(keras.random.uniform((4, 7)), common.Ranges()), SIZE, SIZE)
+    still = common.affine_matrices(
+        common.affine_parameters(keras.random.uniform((4, 7)), common.Augmentation()), SIZE, SIZE
+    )
     assert np.array_equal(keras.ops.convert_to_numpy(still), [[1, 0, 0, 0, 1, 0, 0, 0]] * 4)
 
 
@@ -164,11 +166,13 @@ def test_stays_float32_in_mixed_precision():
 
 def test_a_second_operation_works_on_what_the_first_made_and_in_training_alone(monkeypatch):
     images, once = smooth_pictures(8), keras.ops.convert_to_numpy(layer_with(RANGES)(smooth_pictures(8), training=True))
-    assert common.AUGMENTATIONS[0] is common.transform_affinely  # the others draw nothing where their ranges are 0
+    assert (
+        common.AUGMENTATIONS[0] is common.transform_affinely
+    )  # the others draw nothing where their augmentation are 0
     given = []
 
-    def darken(pictures, seeds, ranges):  # to black and white: what is interpolated afterwards has greys again
-        given.append(ranges)
+    def darken(pictures, seeds, augmentation):  # to black and white: what is interpolated afterwards has greys again
+        given.append(augmentation)
         threshold = keras.random.uniform((8, 1, 1, 1), 100, 150, seed=seeds)
         return keras.ops.where(pictures < threshold, 0.0, 255.0)
 

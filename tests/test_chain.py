@@ -45,7 +45,7 @@ def test_an_autoencoder_then_a_classifier_on_it(project, npz):
     assert visible(project / "imgs") == images | more_images | {"small_distribution.png", "small_samples.png"}
     records = [json.loads(path.read_text()) for path in sorted((project / "checkpoints").glob("*.json"))]
     assert [record["settings"]["model"] for record in records] == ["autoencoder_cls", "autoencoder"]
-    assert records[0]["settings"]["autoencoder_sha256"] == records[1]["checkpoint_sha256"]
+    assert records[0]["settings"]["encoder_sha256"] == records[1]["checkpoint_sha256"]
     assert all(record["settings"]["batch_size"] == 64 for record in records)
 
 

@@ -68,7 +68,7 @@ def write(name, right, encoder=None, test_sha256="t", **changed):
     model = next(model for model in sorted(recipes.MODELS, key=len, reverse=True) if name.startswith(model))
     settings = {"model": model, "seed": 0, "val": 0.15, "epochs": 12, "sha256": "s", "kept_sha256": "k"}
     settings |= {"reduced": [2, 4, 9], "encoder": encoder} if encoder else {"reduced": [2, 4, 9]}
-    settings |= {"autoencoder_sha256": AUTOENCODER} if encoder in recipes.PRETRAINED else {}
+    settings |= {"encoder_sha256": AUTOENCODER} if encoder in recipes.PRETRAINED else {}
     folds = {
         str(number): fold_figures(number, {**settings, **changed}, share, seed=len(name) + encoder_number(encoder))
         for number, share in right.items()

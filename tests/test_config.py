@@ -17,15 +17,15 @@ import recipes
 import train_ae_classifier
 import train_autoencoder
 import train_cnn
-from common import Ranges
+from common import Augmentation
 from recipes import PLAIN, RECIPES, OptimizerConfig, Settings
 from runs import Run
 from training import new_optimizer
 from util.cli import InputError
 from util.settings import Part, setting
 
-HASHES = {"sha256", "kept_sha256", "train_sha256", "autoencoder_sha256"}
-REFERENCE_RANGES = Ranges(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
+HASHES = {"sha256", "kept_sha256", "train_sha256", "encoder_sha256"}
+REFERENCE_RANGES = Augmentation(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True)
 
 
 @pytest.fixture
@@ -76,7 +76,13 @@ def test_every_recipe_s_settings_come_back(of_file, npz, name):
     row = RECIPES[name].settings
     changed = {"learning_rate": 0.5, "epochs": row.epochs + 1, "optimizer": "sgd", "scale": 0.5, "seed": 3, "val": 0.3}
     network = row.network.model_copy(update={"dropout": 0.25} if "dropout" in type(row.network).model_fields else {})
-    changed |= {"network": network, "ranges": Ranges(rotation=3), "reduced": [2, 4, 9], "keep": 7, "muon_rate": 0.0}
+    changed |= {
+        "network": network,
+        "augmentation": Augmentation(rotation=3),
+        "reduced": [2, 4, 9],
+        "keep": 7,
+        "muon_rate_factor": 0.0,
+    }
 
     def of_record(settings):
         """As train() completes them."""
@@ -97,21 +103,28 @@ def test_every_recipe_s_settings_come_back(of_file, npz, name):
 
 
 def test_every_setting_can_be_changed_and_knobs_go_first(of_file):
-    ranges, network = {"rotation": 5, "flip": False}, {"blocks": 2, "pooling": "max", "head_dropout": 0.5}
+    augmentation, network = {"rotation": 5, "flip": False}, {"blocks": 2, "pooling": "max", "head_dropout": 0.5}
     other = {
         **{"scale": 1, "offset": -0.5, "balanced": True, "class_weights": True, "reduced": ["bird", 4], "keep": [9, 8]},
         **{"split": "last", "val": 0.3, "seed": 7, "precision": "float32", "optimizer": "sgd", "learning_rate": 1},
         **{"schedule": "cosine", "warmup": 0.25, "batch_size": 8, "epochs": 3, "monitor": "val_accuracy"},
-        **{"patience": 4, "statistics": "settled", "clean": 0.25, "coarse": 0.5, "bias_rate": 8.0, "labelled": 0.5},
+        **{
+            "patience": 4,
+            "statistics": "precise",
+            "unaugmented": 0.25,
+            "low_resolution": 0.5,
+            "bias_rate_factor": 8.0,
+            "labelled": 0.5,
+        },
         **{"logit_adjustment": 1.5, "label_smoothing": 0.1},
     }
-    content, name = {**other, "ranges": ranges, "network": network}, "autoencoder_cls_cae"
+    content, name = {**other, "augmentation": augmentation, "network": network}, "autoencoder_cls_cae"
     settings, row = of_file(name, content), RECIPES[name].settings
-    assert content.keys() == type(row).model_fields.keys() - HASHES - {"model", "encoder", "loss", "muon_rate"}
+    assert content.keys() == type(row).model_fields.keys() - HASHES - {"model", "encoder", "loss", "muon_rate_factor"}
     assert {key: getattr(settings, key) for key in other} == other
     assert [type(value) for value in (settings.scale, settings.learning_rate)] == [float, float]  # Keras wants them so
     assert all(value != getattr(row, key) for key, value in other.items())
-    assert settings.ranges == row.ranges.model_copy(update=ranges)
+    assert settings.augmentation == row.augmentation.model_copy(update=augmentation)
     assert settings.network == row.network.model_copy(update=network)
     knobs = ("--epochs", 9, "--seed", 1, "--keep", 5, "--reduced", "truck", "--val", 0.1, "BATCH=2")
     settings = of_file(name, content, *knobs)
@@ -179,22 +192,28 @@ def test_published_records_can_be_fed_back(config, arguments, name):
         if "reduce_lr" in there:
             there["schedule"] = "plateau" if there.pop("reduce_lr") else None
         # Before these could be set.
-        ranges = {"pixels": 0, "cutout": 0, **there["ranges"]}
-        there = {"statistics": "moving", "clean": 0.0, "coarse": 0.0, **there, "ranges": ranges}
+        augmentation = {"pixels": 0, "cutout": 0, **there["augmentation"]}
+        there = {
+            "statistics": "moving",
+            "unaugmented": 0.0,
+            "low_resolution": 0.0,
+            **there,
+            "augmentation": augmentation,
+        }
         assert recipe.settings.model_dump() == {**RECIPES[row].settings.model_dump(), **there}
         assert dataclasses.replace(recipe, settings=None) == dataclasses.replace(RECIPES[row], settings=None)
 
 
 @pytest.mark.parametrize(
-    ("argv", "ranges"),
-    [((), REFERENCE_RANGES), (("--data", "digits"), common.DIGITS_RANGES)],
+    ("argv", "augmentation"),
+    [((), REFERENCE_RANGES), (("--data", "digits"), common.DIGITS_AUGMENTATION)],
     ids=["cifar10", "digits"],
 )
-def test_digits_are_turned_less_than_pictures_unless_told(of_file, resolve, argv, ranges):
-    assert resolve("cnn", *argv).ranges == ranges
-    assert resolve("cnn_pool3", *argv).ranges == PLAIN == Ranges()  # has none
-    assert of_file("cnn", {"ranges": REFERENCE_RANGES.model_dump()}, *argv).ranges == REFERENCE_RANGES
-    assert not common.DIGITS_RANGES.flip
+def test_digits_are_turned_less_than_pictures_unless_told(of_file, resolve, argv, augmentation):
+    assert resolve("cnn", *argv).augmentation == augmentation
+    assert resolve("cnn_pool3", *argv).augmentation == PLAIN == Augmentation()  # has none
+    assert of_file("cnn", {"augmentation": REFERENCE_RANGES.model_dump()}, *argv).augmentation == REFERENCE_RANGES
+    assert not common.DIGITS_AUGMENTATION.flip
 
 
 def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, workdir):
@@ -238,7 +257,7 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
     assert record["settings"]["network"].items() >= {**network, "pooling": "flatten"}.items()
     assert record["taken"] == [f"block{b}_{kind}{i}" for b in (1, 2) for i in (1, 2) for kind in ("conv", "norm")]
     assert record["frozen"] == record["taken"]
-    assert record["settings"]["autoencoder_sha256"] == autoencoder["checkpoint_sha256"]
+    assert record["settings"]["encoder_sha256"] == autoencoder["checkpoint_sha256"]
     assert run.load_model().get_layer("code").output.shape == (None, 8, 8, 8)
 
     assert "it is used" in said(train_autoencoder, f"{arch} --config small.json --if-missing --name avg")
@@ -259,13 +278,21 @@ def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
 
 
 def test_an_autoencoder_on_demand_takes_what_it_shares(of_file):
-    content = {"seed": 5, "reduced": [3], "keep": [9], "val": 0.3, "epochs": 7, "ranges": {"rotation": 1}, "scale": 0.5}
+    content = {
+        "seed": 5,
+        "reduced": [3],
+        "keep": [9],
+        "val": 0.3,
+        "epochs": 7,
+        "augmentation": {"rotation": 1},
+        "scale": 0.5,
+    }
     content |= {"offset": -0.25, "split": "last", "precision": "float32", "batch_size": 7, "optimizer": "sgd"}
     content |= {"network": {"blocks": 2, "pooling": "max"}, "model": "autoencoder_cls_cae", "encoder": "frozen"}
     settings, row = of_file("autoencoder_cae", content, on_demand=True), RECIPES["autoencoder_cae"].settings
     assert (settings.seed, settings.reduced, settings.keep, settings.val, settings.scale) == (5, [3], [9], 0.3, 0.5)
     assert (settings.offset, settings.split, settings.precision) == (-0.25, "last", "float32")
-    own = ("epochs", "ranges", "batch_size", "optimizer")
+    own = ("epochs", "augmentation", "batch_size", "optimizer")
     assert [getattr(settings, key) for key in own] == [getattr(row, key) for key in own]
     assert settings.network == row.network.model_copy(update={"blocks": 2})
     assert settings.model == "autoencoder_cae"
@@ -378,7 +405,7 @@ def test_a_warm_up_takes_a_schedule_over_the_run(of_file, schedule):
 
 
 def test_the_reference_s_way_is_one_file(resolve):
-    there = {"statistics": "moving", "clean": 0, "schedule": "plateau", "epochs": 100, "patience": 15}
+    there = {"statistics": "moving", "unaugmented": 0, "schedule": "plateau", "epochs": 100, "patience": 15}
     for model in ("cnn", "autoencoder_cls", "mod_autoencoder_cls"):
         found = resolve(model, "--config", ROOT / "docs/reference.json")
         assert found.model_dump() == {**RECIPES[model].settings.model_dump(), **there, "model": model}
@@ -397,12 +424,12 @@ def test_other_ways_with_the_halved_classes_are_a_file_each(resolve, file, there
 @pytest.mark.parametrize("more", [{"optimizer": "sgd"}, {"optimizer": "adam"}, {"learning_rate": 0}])
 def test_muon_takes_sgd_with_momentum_and_a_rate(of_file, more):
     sgd = {"class_name": "SGD", "config": {"momentum": 0.9}}
-    assert of_file("cnn", {"muon_rate": 0.1, "optimizer": sgd}).muon_rate == 0.1
+    assert of_file("cnn", {"muon_rate_factor": 0.1, "optimizer": sgd}).muon_rate_factor == 0.1
     with pytest.raises(InputError) as refusal:
-        of_file("cnn", {"muon_rate": 0.1, "optimizer": sgd, **more})
+        of_file("cnn", {"muon_rate_factor": 0.1, "optimizer": sgd, **more})
     assert str(refusal.value) == (
-        "muon_rate = 0.1 takes the optimizer SGD with momentum, and a learning rate above 0; "
-        "give both, or a muon_rate of 0"
+        "muon_rate_factor = 0.1 takes the optimizer SGD with momentum, and a learning rate above 0; "
+        "give both, or a muon_rate_factor of 0"
     )
 
 
@@ -426,8 +453,8 @@ BAD = [  # row, what the file holds, the sentence after its name
     ),
     (
         "cnn",
-        {"ranges": {"tilt": 1}},
-        'holds "ranges.tilt", which is no setting of this model; the settings there are rota',
+        {"augmentation": {"tilt": 1}},
+        'holds "augmentation.tilt", which is no setting of this model; the settings there are rota',
     ),
     ("cnn", {"epochs": "64"}, f'holds epochs = "64"; it may be {EPOCHS}'),
     ("cnn", {"epochs": 2.5}, f"holds epochs = 2.5; it may be {EPOCHS}"),
@@ -444,9 +471,13 @@ BAD = [  # row, what the file holds, the sentence after its name
     ("cnn", {"val": 1}, "holds val = 1; it may be a number, more than 0 and less than 1"),
     ("cnn", {"balanced": "yes"}, 'holds balanced = "yes"; it may be true or false'),
     ("cnn", {"balanced": 1}, "holds balanced = 1; it may be true or false"),
-    ("cnn", {"ranges": 5}, "holds ranges = 5; it may be a dictionary"),
-    ("cnn", {"ranges": {"zoom": 1}}, "holds ranges.zoom = 1; it may be a number, at least 0 and less than 1"),
-    ("cnn", {"ranges": {"flip": 0}}, 'holds ranges.flip = 0; it may be true or false or "alternating"'),
+    ("cnn", {"augmentation": 5}, "holds augmentation = 5; it may be a dictionary"),
+    (
+        "cnn",
+        {"augmentation": {"zoom": 1}},
+        "holds augmentation.zoom = 1; it may be a number, at least 0 and less than 1",
+    ),
+    ("cnn", {"augmentation": {"flip": 0}}, 'holds augmentation.flip = 0; it may be true or false or "alternating"'),
     ("cnn", {"optimizer": "adamm"}, f'holds optimizer = "adamm"; it may be {OPTIMIZER}'),
     ("cnn", {"optimizer": {"config": {}}}, f'holds optimizer = {{"config": {{}}}}; it may be {OPTIMIZER}'),
     (
@@ -524,7 +555,7 @@ def test_what_a_config_may_not_hold_is_named_with_what_it_may(of_file, name, con
         ("", r"cannot be read as JSON \(Expecting .*line 1 column \d+ .*\); mend it"),
         ("[" * 100_000, r"cannot be read as JSON \(maximum recursion depth .*\); mend it"),
         (
-            '{"seed": 1, "ranges": {"flip": true, "zoom": 0.1, "flip": false}}',
+            '{"seed": 1, "augmentation": {"flip": true, "zoom": 0.1, "flip": false}}',
             r"cannot be read as JSON \('flip' is in it twice\); mend it",
         ),
         ('{"epochs": 3, "epochs": 3}', r"cannot be read as JSON \('epochs' is in it twice\); mend it"),

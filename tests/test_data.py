@@ -212,13 +212,13 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
 
 def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, resolved):
     images, labels = arrays(12)["x_train"], np.arange(12) % 3
-    ranges, parts = common.Ranges(rotation=7, flip=True), []
+    augmentation, parts = common.Augmentation(rotation=7, flip=True), []
 
     def load(data, part):
         parts.append((data, part))
         return images, labels, ("a", "b", "c"), "mine"
 
-    mine = common.Source(lambda data: data == "mine", load, ranges)
+    mine = common.Source(lambda data: data == "mine", load, augmentation)
     monkeypatch.setattr(common, "SOURCES", (mine, *common.SOURCES))
     for data, prefix in (("mine", "mine"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
         found = common.load_data(data, "test")
@@ -228,15 +228,17 @@ def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, r
     assert found.images is images and found.labels is labels and found.class_names == ("a", "b", "c")
 
     def ranges_of(data, row="cnn"):
-        return resolved(*(("--data", data) if data else ()), row=row).settings.ranges
+        return resolved(*(("--data", data) if data else ()), row=row).settings.augmentation
 
-    assert ranges_of("mine") == ranges_of("mine", "cnn_elu") == ranges
-    assert ranges_of("digits") == common.DIGITS_RANGES
-    assert ranges_of(None) == ranges_of(str(npz)) == recipes.RECIPES["cnn"].settings.ranges
-    assert ranges_of("mine", "cnn_pool3") == ranges_of("mine", "autoencoder_cae") == common.Ranges()  # augments nothing
-    replaced = common.Source(lambda data: data == "digits", load, ranges)
+    assert ranges_of("mine") == ranges_of("mine", "cnn_elu") == augmentation
+    assert ranges_of("digits") == common.DIGITS_AUGMENTATION
+    assert ranges_of(None) == ranges_of(str(npz)) == recipes.RECIPES["cnn"].settings.augmentation
+    assert (
+        ranges_of("mine", "cnn_pool3") == ranges_of("mine", "autoencoder_cae") == common.Augmentation()
+    )  # augments nothing
+    replaced = common.Source(lambda data: data == "digits", load, augmentation)
     monkeypatch.setattr(common, "SOURCES", (replaced, *common.SOURCES))
-    assert common.load_data("digits").prefix == "mine" and ranges_of("digits") == ranges
+    assert common.load_data("digits").prefix == "mine" and ranges_of("digits") == augmentation
 
 
 # --- CIFAR-10 by way of Keras ---

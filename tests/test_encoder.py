@@ -89,12 +89,12 @@ def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, ta
             assert same(layer, before[layer.name])
         assert layer.trainable == (layer.name not in frozen)
     assert notes.get("taken", []) == taken and notes.get("frozen", []) == frozen
-    assert settings["autoencoder_sha256"] == ("abc" if taken else None)
+    assert settings["encoder_sha256"] == ("abc" if taken else None)
     encoders = get_args(recipes.Encoder)
     assert settings["encoder"] == next((word for word in words.split() if word in encoders), "frozen")
     defaults = recipes.RECIPES[settings["model"]].settings.model_dump()
     differing = {key for key in {**settings, **defaults} if settings.get(key) != defaults.get(key)}
-    assert differing <= {"model", "encoder", "autoencoder_sha256"}
+    assert differing <= {"model", "encoder", "encoder_sha256"}
     assert ("autoencoder" in notes) == bool(taken)
 
 
@@ -102,7 +102,7 @@ def test_random_statistics_are_those_of_the_training_pictures():
     images, _ = small_pictures(60)
     model = new_model(recipes.RECIPES["autoencoder_cls"])
     encoder = keras.Model(model.input, model.get_layer("block2_norm2").output)
-    training.SettledStatistics(encoder, images).settle()
+    training.PreciseBatchNorm(encoder, images).settle()
     # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
     part = keras.Model(model.input, model.get_layer("block1_conv1").output)
     values = part.predict(images, verbose=0).astype(np.float64).reshape(-1, 64)
@@ -129,7 +129,7 @@ def test_a_control_asks_for_no_autoencoder_and_the_others_say_how_to_get_one(wor
 
 
 def test_a_classifier_that_coarse_pictures_do_not_fit_is_refused_before_its_autoencoder_is_trained(workdir):
-    (workdir / "coarse.json").write_text('{"coarse": 0.5}')
-    with pytest.raises(InputError, match="`coarse` shows pictures of 24x24 at first"):
-        train_ae_classifier.main(["--check", "CONFIG=coarse.json"])
-    train_ae_classifier.main(["--check", "CONFIG=coarse.json", "ARCH=fast"])
+    (workdir / "low_resolution.json").write_text('{"low_resolution": 0.5}')
+    with pytest.raises(InputError, match="`low_resolution` shows pictures of 24x24 at first"):
+        train_ae_classifier.main(["--check", "CONFIG=low_resolution.json"])
+    train_ae_classifier.main(["--check", "CONFIG=low_resolution.json", "ARCH=fast"])

@@ -372,8 +372,12 @@ def test_frozen_layers_cost_no_gradient_work(name, precision, monkeypatch):
     settings = recipes.RECIPES[name].settings
     target = "augmented" if recipes.model_of(name) == "autoencoder" else None
     model = bench.new_model(name)
-    whole = training.augmented(training.fast_twin(model, precision), recipes.RECIPES["cnn"].settings.ranges, target)
-    optimizer = training.new_optimizer(settings.model_copy(update={"muon_rate": 0.0}))  # it multiplies matrices itself
+    whole = training.augmented(
+        training.fast_twin(model, precision), recipes.RECIPES["cnn"].settings.augmentation, target
+    )
+    optimizer = training.new_optimizer(
+        settings.model_copy(update={"muon_rate_factor": 0.0})
+    )  # it multiplies matrices itself
     training.compile_model(whole, optimizer, settings)
     batch = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
     step = tf.function(lambda: whole.train_step(batch)).get_concrete_function()

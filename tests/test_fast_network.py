@@ -10,7 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 
 import common
 import training
-from recipes import RECIPES, Ranges
+from recipes import RECIPES, Augmentation
 
 RECIPE = RECIPES["cnn_fast"]
 
@@ -96,7 +96,7 @@ def loss_of(logits, labels, smoothing, shares, fit):
     )
     core = keras.Model(image, dense(keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))))
     dense.set_weights([np.eye(3, dtype=np.float32)])
-    whole = training.augmented(core, Ranges(), adjustment=None if shares is None else np.log(shares))
+    whole = training.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
     settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=smoothing)
     training.compile_model(whole, keras.optimizers.SGD(0.0), settings)
     pictures = np.zeros((len(logits), *common.IMAGE_SHAPE), np.uint8)
@@ -132,7 +132,7 @@ def test_adjusted_logits_learn_equally_frequent_classes():
     for shares in (None, SHARES):
         flat = keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))
         core = keras.Model(image, keras.layers.Dense(3, activation="softmax")(flat))
-        whole = training.augmented(core, Ranges(), adjustment=None if shares is None else np.log(shares))
+        whole = training.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
         settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=0.0)
         training.compile_model(whole, keras.optimizers.SGD(2.0), settings)
         for _ in range(60):
@@ -164,7 +164,7 @@ def test_a_step_of_muon_is_about_orthogonal(shape):
 
 def test_optimizer_is_that_of_plain_numpy():
     """Convolutions by Muon; else Nesterov's momentum, decay apart from the gradient, biases 60 times as fast."""
-    settings = RECIPE.settings.model_copy(update={"schedule": None, "learning_rate": 0.01, "muon_rate": 0.3})
+    settings = RECIPE.settings.model_copy(update={"schedule": None, "learning_rate": 0.01, "muon_rate_factor": 0.3})
     optimizer = training.new_optimizer(settings)
     random = np.random.default_rng(2)
     values = [random.normal(size=shape) for shape in ((3, 3, 4, 5), (3, 2), (2,))]
@@ -190,7 +190,7 @@ def test_optimizer_is_that_of_plain_numpy():
 
 def test_whole_pixel_shifts_are_cuts_of_the_mirrored_picture(images):
     few = images[:2].repeat(200, axis=0).astype(np.float32)
-    shifted = keras.ops.convert_to_numpy(common.augment(few, keras.random.SeedGenerator(3), Ranges(pixels=2)))
+    shifted = keras.ops.convert_to_numpy(common.augment(few, keras.random.SeedGenerator(3), Augmentation(pixels=2)))
     padded = np.pad(few, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     counts = np.zeros((5, 5), int)
     for picture, around in zip(shifted, padded, strict=True):
@@ -202,7 +202,7 @@ def test_whole_pixel_shifts_are_cuts_of_the_mirrored_picture(images):
 
 def test_cut_out_is_a_square_of_the_mean_colour(images):
     few = images[:2].repeat(300, axis=0).astype(np.float32)
-    changed = keras.ops.convert_to_numpy(common.augment(few, keras.random.SeedGenerator(3), Ranges(cutout=8)))
+    changed = keras.ops.convert_to_numpy(common.augment(few, keras.random.SeedGenerator(3), Augmentation(cutout=8)))
     places = set()
     for picture, before in zip(changed, few, strict=True):
         rows, columns = (np.flatnonzero((picture != before).any(axis=(2, axis))) for axis in (1, 0))
@@ -241,7 +241,7 @@ def test_an_image_is_mirrored_every_other_time_it_comes(images):
 def test_alternating_flips_are_the_batches_alone():
     pictures = np.arange(4 * 32 * 32 * 3, dtype=np.float32).reshape(4, 32, 32, 3)
     generator = keras.random.SeedGenerator(3)
-    assert np.array_equal(common.augment(pictures, generator, Ranges(flip="alternating")), pictures)
+    assert np.array_equal(common.augment(pictures, generator, Augmentation(flip="alternating")), pictures)
 
 
 # --- The autoencoder below it, and few labels ---
@@ -270,7 +270,7 @@ def test_its_classifiers_are_trained_as_the_network_alone():
     """So ENCODER=scratch is the network alone."""
     alone, above = (RECIPES[name].settings.model_dump() for name in ("cnn_fast", "autoencoder_cls_fast"))
     assert {key: above[key] for key in alone} == alone
-    assert above.keys() - alone.keys() == {"encoder", "autoencoder_sha256"}
+    assert above.keys() - alone.keys() == {"encoder", "encoder_sha256"}
     assert RECIPES["autoencoder_cls_fast"].build is RECIPES["cnn_fast"].build
     assert RECIPES["autoencoder_cls_fast"].start is RECIPES["cnn_fast"].start
 

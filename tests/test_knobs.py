@@ -76,7 +76,15 @@ def test_what_make_reads_is_what_the_models_declare():
 
 def test_each_module_s_settings_are_read():
     kinds = {kind for kind, *_ in knobs.declared()}
-    assert kinds >= {"Choice", "AutoencoderChoice", "ClassifierChoice", "Training", "Settings", "Ranges", "Options"}
+    assert kinds >= {
+        "Choice",
+        "AutoencoderChoice",
+        "ClassifierChoice",
+        "Training",
+        "Settings",
+        "Augmentation",
+        "Options",
+    }
     assert kinds >= {"AutoencoderSettings", "CaeEncoder", "CaeAutoencoder", "CaeClassifier"}
     every = {path.stem for path in ROOT.glob("*.py") if re.search(r"\bsetting\(", path.read_text(encoding="utf-8"))}
     assert every <= {module.__name__ for module in MODULES}
@@ -145,8 +153,8 @@ def test_table_of_the_readme_names_every_knob_once():
 def test_table_of_settings_names_every_setting_once():
     cells = cells_of("settings", "| setting | knob | default | what it is |", "|---|---|---|---|")
     settings = {name for name, field in recipes.Settings.model_fields.items() if field.json_schema_extra}
-    ranges = {f"ranges.{name}" for name in common.Ranges.model_fields}
-    assert sorted(row[0] for row in cells) == sorted(settings | ranges | {"loss"})  # that of an autoencoder
+    augmentation = {f"augmentation.{name}" for name in common.Augmentation.model_fields}
+    assert sorted(row[0] for row in cells) == sorted(settings | augmentation | {"loss"})  # that of an autoencoder
 
 
 @pytest.mark.parametrize(

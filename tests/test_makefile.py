@@ -139,7 +139,7 @@ def test_help_lists_every_target_and_knob(project):
     text = project.make(python=False).stdout
     assert text == project.make("help", python=False).stdout
     listed = re.findall(r"^  ([\w-]+)", text, re.MULTILINE)
-    documented = {"demo", "curve", "report", "test", "test-all", "lint", "bench", "clean", "clean-runs", *SCRIPTS}
+    documented = {"demo", "curve", "report", "test", "test-all", "lint", "bench", "unaugmented", "clean-runs", *SCRIPTS}
     assert set(listed) == documented | set(KNOBS) | {"FOLDS", "LAUNCH", "PYTHON", "KERAS_BACKEND", "GPU"}
     assert len(listed) == len(set(listed))
     assert {knob for *_, knob in knobs.declared() if knob} == set(KNOBS)
@@ -196,11 +196,11 @@ def test_wrong_values_are_refused_before_anything_is_trained(project, words, sen
     assert project.refused_by_script(*words.split(maxsplit=1)).startswith(sentence)
 
 
-@pytest.mark.parametrize("target", ["help", "demo", "report", "test", "lint", "bench", "clean", "clean-runs"])
+@pytest.mark.parametrize("target", ["help", "demo", "report", "test", "lint", "bench", "unaugmented", "clean-runs"])
 def test_other_targets_take_no_knobs(project, target):
     for knob in ["LAUNCH", "FOLDS", *KNOBS]:
         assert f"make {target} does not take {knob}" in project.refused(target, f"{knob}=1")
-    assert "make clean does not take EPOCHS" in project.refused("cnn", "clean", "EPOCHS=1")
+    assert "make clean does not take EPOCHS" in project.refused("cnn", "unaugmented", "EPOCHS=1")
 
 
 @pytest.mark.parametrize("target", ["ae", "test-eval", "compare", "predict", "export"])
@@ -578,7 +578,7 @@ def test_clean(project):
     def left():
         return {name for name in kept + runs + gone if (project.folder / name).exists()}
 
-    project.make("clean")
+    project.make("unaugmented")
     assert left() == {*kept, *runs}
     project.make("clean-runs")
     assert left() == {*kept}

@@ -19,7 +19,7 @@ from util.cli import InputError
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
 
 
-RANGES = recipes.RECIPES["cnn"].settings.ranges
+RANGES = recipes.RECIPES["cnn"].settings.augmentation
 
 
 def built(name, **network):
@@ -187,7 +187,7 @@ def test_settings_of_the_network(name, network, expected):
 def test_penalties_are_those_of_their_formulas(precision):
     """Of every hidden convolution's kernel, and of the code, the latter a picture's, on average over the batch."""
     model = built("autoencoder_cae", kernel_l2=1e-3, activity_l1=1e-4)
-    whole, _ = training.training_model(model, common.Ranges(), precision, "augmented")
+    whole, _ = training.training_model(model, common.Augmentation(), precision, "augmented")
     whole(PICTURES, training=False)
     found = sorted(float(loss) for loss in whole.losses)
     kernels = [layer.get_weights()[0] for layer in model.layers[:-1] if isinstance(layer, layers.Conv2D)]

@@ -262,8 +262,8 @@ def drawn(monkeypatch):
 
 def test_samples_are_a_picture_of_each_class_over_what_the_training_would_see(drawn):
     train = common.load_data("digits")
-    evaluate.plot_samples("a.png", train, common.DIGITS_RANGES)
-    evaluate.plot_samples("a.png", train, common.Ranges())
+    evaluate.plot_samples("a.png", train, common.DIGITS_AUGMENTATION)
+    evaluate.plot_samples("a.png", train, common.Augmentation())
     (_, title, rows, names), (_, plain, alone, _) = drawn
     firsts = [train.images[train.labels.tolist().index(number)] for number in range(10)]
     assert np.array_equal(rows[0], firsts) and names == list("0123456789")

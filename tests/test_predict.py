@@ -40,8 +40,8 @@ def study(tiny_study, workdir):
         "deer.bmp": (20, 20, 3),
     }.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        coarse = random.integers(0, 256, (*(-(-side // 8) for side in shape[:2]), *shape[2:]), np.uint8)
-        image = coarse.repeat(8, axis=0).repeat(8, axis=1)[: shape[0], : shape[1]]
+        low_resolution = random.integers(0, 256, (*(-(-side // 8) for side in shape[:2]), *shape[2:]), np.uint8)
+        image = low_resolution.repeat(8, axis=0).repeat(8, axis=1)[: shape[0], : shape[1]]
         Image.fromarray(image).save(name, **{"lossless": True} if name.endswith("webp") else {})
     for name in ("photos/.hidden.png", "photos/notes.txt", "broken.png"):
         Path(name).write_text("no picture")

@@ -214,11 +214,11 @@ def test_what_is_said_of_the_fast_network_with_a_frozen_encoder():
         f"{100 * pretrained:.1f} points less than its own, and {-100 * random:.1f} less than the network from scratch"
     )
     assert f"Random layers, frozen, have {said}." in flat(COMPARING)
-    whole, coarse = (
+    whole, low_resolution = (
         [bare(f"{published(f'{name}_report')['folds'][fold]['accuracy']:.3f}") for fold in "12"]
         for name in ("tried/autoencoder_cls_fast_whole", "autoencoder_cls_fast")
     )
-    said = f"frozen layers have {' and '.join(whole)} instead of {' and '.join(coarse)}."
+    said = f"frozen layers have {' and '.join(whole)} instead of {' and '.join(low_resolution)}."
     assert said in flat(COMPARING)
     learnt = [
         np.mean([fold["record"]["history"]["accuracy"][-1] for fold in published(f"{name}_report")["folds"].values()])
@@ -308,7 +308,7 @@ def test_what_is_said_of_learning():
         assert all(one["recall"][name] < other["recall"][name] for one, other in zip(frozen, scratch, strict=True))
 
     assert {fold["record"]["best_epoch"] for fold in frozen + scratch} == {19}
-    assert recipes.phases(30, 0, frozen[0]["record"]["settings"]["clean"]) == (0, 18)
+    assert recipes.phases(30, 0, frozen[0]["record"]["settings"]["unaugmented"]) == (0, 18)
     gained = []
     for folds in (frozen, scratch):
         accuracies = [fold["record"]["history"]["val_accuracy"] for fold in folds]
@@ -468,7 +468,7 @@ def fast_operations(images, side, widths=(64, 256, 256), bias=False, deeper=Fals
     return 2 * images * (whitening + (2 + bias) * before + 3 * (9 * convolutions + 10 * third))
 
 
-@pytest.mark.parametrize("side", [32, recipes.COARSE_SIDE])
+@pytest.mark.parametrize("side", [32, recipes.LOW_RESOLUTION_SIDE])
 def test_the_fast_networks_operations_are_those_that_make_bench_counts(side, monkeypatch):
     monkeypatch.setattr(common, "IMAGE_SHAPE", (side, side, 3))
     model = common.finished_model(common.build_fast, recipes.RECIPES["cnn_fast"].settings, 10, "fast")
@@ -477,7 +477,7 @@ def test_the_fast_networks_operations_are_those_that_make_bench_counts(side, mon
 
 # In the order of their table: {name: what differs in the network}.
 TRIALS = {"sgd": {}, "sgd-lookahead": {}, "muon": {}, "shift3": {}, "cutout": {}, "bias": {"bias": True}}
-TRIALS |= {"wide": {"widths": (64, 320, 320)}, "coarse": {}, "muon34": {}}
+TRIALS |= {"wide": {"widths": (64, 320, 320)}, "low_resolution": {}, "muon34": {}}
 TRIALS |= {"deep": {"widths": (64, 192, 320), "deeper": True}}
 
 
@@ -487,11 +487,11 @@ def test_what_is_said_of_the_fast_networks_trials():
     for (name, network), row in zip(trials.items(), rows, strict=True):
         fold = published(f"{name}_report")["folds"]["1"]
         record, history = fold["record"], fold["record"]["history"]
-        settings, epochs = recipes.completed(record["settings"]), len(history["loss"])
-        coarse, _ = recipes.phases(epochs, settings["coarse"], 0)
+        settings, epochs = record["settings"], len(history["loss"])
+        low_resolution, _ = recipes.phases(epochs, settings["low_resolution"], 0)
         images = sum(record["data"]["train_counts"]) // settings["batch_size"] * settings["batch_size"]
-        one, other = (fast_operations(images, side, **network) for side in (recipes.COARSE_SIDE, 32))
-        operations = (coarse * one + (epochs - coarse) * other) / 1e15
+        one, other = (fast_operations(images, side, **network) for side in (recipes.LOW_RESOLUTION_SIDE, 32))
+        operations = (low_resolution * one + (epochs - low_resolution) * other) / 1e15
         accuracies = history["accuracy"][-1], history["val_accuracy"][record["best_epoch"] - 1], fold["accuracy"]
         figures = " | ".join(f"{accuracy:.3f}" for accuracy in accuracies)
         assert row.endswith(bare(f" | {epochs} | {operations:.3f} | {minutes(record)} | {figures} |"))

@@ -174,7 +174,7 @@ def test_a_record_says_what_was_trained_on_what(inside, stem):
     if stem == AUTOENCODER:
         assert own == {"target": "augmented", "augment": False}
     else:
-        assert own == {"target": None, "augment": None} and found["settings"]["ranges"]["rotation"] == 40
+        assert own == {"target": None, "augment": None} and found["settings"]["augmentation"]["rotation"] == 40
 
     with np.load(DATA) as file:
         pixels, labels, names = file["x_train"], file["y_train"].astype(np.int64), file["class_names"].tolist()
@@ -228,7 +228,7 @@ def test_a_finished_file_gives_the_saved_probabilities_for_pictures_as_they_are(
 def test_a_classifiers_frozen_layers_are_the_autoencoders_bit_for_bit_and_the_others_have_learnt(inside, stem, frozen):
     found = record(stem)
     assert found["autoencoder"] == AUTOENCODER and found["taken"] == found["frozen"] == frozen
-    assert found["settings"]["autoencoder_sha256"] == file_sha256(f"checkpoints/{AUTOENCODER}.keras")
+    assert found["settings"]["encoder_sha256"] == file_sha256(f"checkpoints/{AUTOENCODER}.keras")
     autoencoder = load(AUTOENCODER)
     for layer in load(stem).layers:
         if layer.name in frozen:
@@ -371,13 +371,13 @@ def test_plots_are_of_a_readmes_width_not_blank_and_nothing_is_cut_off_at_an_edg
 
 def test_a_mean_is_taken_over_folds_of_the_same_settings_only(borrow):
     borrow("pictures_cnn_fold1", "pictures_cnn_fold2")
-    change_settings("pictures_cnn_fold2", epochs=2, ranges={"rotation": 10, "shift": 0.1})
+    change_settings("pictures_cnn_fold2", epochs=2, augmentation={"rotation": 10, "shift": 0.1})
     with pytest.raises(InputError) as refusal:
         call("evaluate", "--model cnn")
     assert str(refusal.value) == (
         "checkpoints/pictures_cnn_fold1.keras and checkpoints/pictures_cnn_fold2.keras are no folds of one study "
-        "(ranges.rotation 40.0 and 10; ranges.shift 0.2 and 0.1; EPOCHS 1 and 2): train one of them anew with FORCE=1, "
-        "or under a NAME of its own"
+        "(augmentation.rotation 40.0 and 10; augmentation.shift 0.2 and 0.1; EPOCHS 1 and 2): train one of them anew "
+        "with FORCE=1, or under a NAME of its own"
     )
     assert not Path("imgs").exists() and not list(Path("checkpoints").glob("*.npz"))
 
@@ -395,7 +395,7 @@ def test_a_mean_is_taken_over_classifiers_on_the_same_autoencoder_only(borrow):
     stem = "pictures_autoencoder_cls_noaug_fold1"
     third = stem.replace("fold1", "fold3")
     borrow(stem, **{third: stem})
-    change_settings(third, autoencoder_sha256="0" * 64)
+    change_settings(third, encoder_sha256="0" * 64)
     with pytest.raises(InputError, match=rf"{third}\.keras are no folds of one study \(another autoencoder\): "):
         call("evaluate", "--model autoencoder_cls --noaug")
 

@@ -198,10 +198,12 @@ def require_equal_runs(one, other):
     assert (record["best_epoch"], record["settings"]) == (expected["best_epoch"], expected["settings"])
 
 
-@pytest.mark.parametrize(("coarse", "expected"), [(0.5, {0: 24, 2: 32}), (0.2, {0: 24, 1: 32}), (0.0, {0: 32})])
-def test_the_first_epochs_are_on_coarse_pictures(train, run, tmp_path, monkeypatch, coarse, expected):
+@pytest.mark.parametrize(("low_resolution", "expected"), [(0.5, {0: 24, 2: 32}), (0.2, {0: 24, 1: 32}), (0.0, {0: 32})])
+def test_the_first_epochs_are_on_coarse_pictures(train, run, tmp_path, monkeypatch, low_resolution, expected):
     """By the epochs in which training was compiled, and for pictures of which size."""
-    (tmp_path / "config.json").write_text(json.dumps({"coarse": coarse, "epochs": 3, "ranges": {"pixels": 1}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"low_resolution": low_resolution, "epochs": 3, "augmentation": {"pixels": 1}})
+    )
     compiled, shown, call, show = {}, [], training.Shrink.call, training.Progress.show
 
     def look(self, images, training=False):
@@ -226,7 +228,7 @@ def test_coarse_pictures_are_averages_under_a_triangle():
     assert shrink(images).shape == images.shape
     small = keras.ops.convert_to_numpy(shrink(images, training=True))
     assert small.shape == (3, 24, 24, 3)
-    # A triangle of the width of a coarse pixel, normalised: what antialiasing by a linear filter is.
+    # A triangle of the width of a low_resolution pixel, normalised: what antialiasing by a linear filter is.
     scale = 32 / 24
     centres, places = (np.arange(24) + 0.5) * scale - 0.5, np.arange(32)
     weights = np.maximum(0, 1 - np.abs(places - centres[:, None]) / scale)
@@ -244,9 +246,11 @@ def build_skip(x, classes):
 def test_a_network_for_one_size_is_not_trained_on_coarse_pictures(copy, train, tmp_path, monkeypatch, build):
     """And nothing that was there is touched."""
     monkeypatch.setitem(RECIPES, "cnn_sized", dataclasses.replace(RECIPES["cnn_tiny"], build=build))
-    (tmp_path / "config.json").write_text(json.dumps({"coarse": 0.5}))
+    (tmp_path / "config.json").write_text(json.dumps({"low_resolution": 0.5}))
     copy.state.write_bytes(b"another training's")
-    with pytest.raises(InputError, match=r"`coarse` shows pictures of 24x24 at first, .* leave it out, or build it "):
+    with pytest.raises(
+        InputError, match=r"`low_resolution` shows pictures of 24x24 at first, .* leave it out, or build it "
+    ):
         train(copy, "--config", tmp_path / "config.json", "--force", model="cnn_sized")
     assert copy.state.read_bytes() == b"another training's"
 
@@ -257,8 +261,8 @@ def test_an_autoencoder_that_returns_another_size_is_not_trained_on_coarse_pictu
         return layers.Conv2DTranspose(3, 16, strides=16, activation="sigmoid", name="reconstruction")(x)
 
     monkeypatch.setitem(RECIPES, "autoencoder_sized", dataclasses.replace(RECIPES["autoencoder_tiny"], build=build))
-    (tmp_path / "config.json").write_text(json.dumps({"coarse": 0.5}))
-    with pytest.raises(InputError, match="`coarse` shows pictures of 24x24 at first"):
+    (tmp_path / "config.json").write_text(json.dumps({"low_resolution": 0.5}))
+    with pytest.raises(InputError, match="`low_resolution` shows pictures of 24x24 at first"):
         train(run, "--config", tmp_path / "config.json", model="autoencoder_sized")
 
 
@@ -277,11 +281,18 @@ def test_record_holds_what_the_design_asks_for(finished, fold):
     fixed = {"optimizer": "adam", "balanced": True, "schedule": "plateau", "monitor": "val_loss"}
     fixed |= {"scale": 1 / 255, "offset": 0.0, "network": {}, "class_weights": False, "warmup": 0.0}
     fixed |= {"loss": "categorical_crossentropy", "model": "cnn_tiny", "logit_adjustment": 0, "label_smoothing": 0}
-    fixed |= {"statistics": "moving", "clean": 0, "bias_rate": 1, "muon_rate": 0, "labelled": 1, "coarse": 0}
-    ranges = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "cutout": 0, "flip": True}
+    fixed |= {
+        "statistics": "moving",
+        "unaugmented": 0,
+        "bias_rate_factor": 1,
+        "muon_rate_factor": 0,
+        "labelled": 1,
+        "low_resolution": 0,
+    }
+    augmentation = {"rotation": 40, "shift": 0.2, "shear": 0.2, "zoom": 0.2, "pixels": 0, "cutout": 0, "flip": True}
     images = {key: fold.record[key] for key in ("sha256", "kept_sha256", "train_sha256")}
     images |= {"reduced": [2, 4, 9], "keep": [20, 20, 20], "split": "shuffle"}
-    assert record["settings"] == {"precision": "float32", "ranges": ranges, **asked, **fixed, **images}
+    assert record["settings"] == {"precision": "float32", "augmentation": augmentation, **asked, **fixed, **images}
     assert record["data"] == fold.record
     assert record["parameters"] == (8 * 8 * 3 + 1) * 4 + 4 * 4 + (64 + 1) * 10
     assert record["trainable_parameters"] == record["parameters"] - 2 * 4
@@ -362,8 +373,8 @@ def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, 
     plain = training.training_model
     monkeypatch.setattr(training, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
     train(run, "--batch-size", 100, model="autoencoder_tiny", target=target, augment=augment)
-    (((_, ranges, _, found_target, _), _),) = made
-    assert ranges == (recipes.Settings().ranges if augment else recipes.PLAIN)
+    (((_, augmentation, _, found_target, _), _),) = made
+    assert augmentation == (recipes.Settings().augmentation if augment else recipes.PLAIN)
     assert found_target == target
     record = run.read_record()
     assert record["settings"].items() >= {"target": target, "augment": augment, "optimizer": "rmsprop"}.items()
@@ -404,7 +415,7 @@ def build_plain(x, classes):
 def test_class_weights_multiply_the_losses_of_a_class(train, run, fold, monkeypatch):
     """At learning rate 0 the loss of an epoch can be told beforehand."""
     recipe = recipes.row(
-        build_plain, ranges=recipes.PLAIN, clean=0.0, balanced=False, class_weights=True, batch_size=17
+        build_plain, augmentation=recipes.PLAIN, unaugmented=0.0, balanced=False, class_weights=True, batch_size=17
     )
     monkeypatch.setitem(RECIPES, "cnn_plain", recipe)
     train(run, *("--learning-rate", 0, "--epochs", 1, "--precision", "float32"), model="cnn_plain")
@@ -650,10 +661,10 @@ def test_averaged_weights_are_validated_and_kept(train, run, fold, tmp_path, mon
 
 
 FAST = {
-    "statistics": "settled",
-    "coarse": 0.5,
-    "clean": 0.25,
-    "ranges": {"rotation": 5, "pixels": 2, "cutout": 8, "flip": "alternating"},
+    "statistics": "precise",
+    "low_resolution": 0.5,
+    "unaugmented": 0.25,
+    "augmentation": {"rotation": 5, "pixels": 2, "cutout": 8, "flip": "alternating"},
     "balanced": False,
     "logit_adjustment": 1.0,
     "label_smoothing": 0.2,
@@ -667,23 +678,23 @@ FAST = {
             "ema_overwrite_frequency": 3,
         },
     },
-    "bias_rate": 8,
-    "muon_rate": 0.1,
+    "bias_rate_factor": 8,
+    "muon_rate_factor": 0.1,
     "schedule": "linear",
     "epochs": 4,
 }
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])  # on coarse pictures, after those, and after augmentation ended
+@pytest.mark.parametrize("epoch", [1, 2, 3])  # on low_resolution pictures, after those, and after augmentation ended
 def test_all_that_the_fast_network_is_trained_with_goes_on_to_the_bit(gone_on, worsening, tmp_path, epoch):
     (tmp_path / "config.json").write_text(json.dumps(FAST))
     run, _ = gone_on(epoch, "--config", tmp_path / "config.json", fold=worsening, model="cnn_pooled")
-    assert run.read_record()["settings"].items() >= {key: FAST[key] for key in FAST if key != "ranges"}.items()
+    assert run.read_record()["settings"].items() >= {key: FAST[key] for key in FAST if key != "augmentation"}.items()
 
 
 def test_averages_have_statistics_of_their_own(gone_on, worsening, tmp_path):
     (tmp_path / "config.json").write_text(
-        json.dumps({**FAST, "optimizer": AVERAGED, "muon_rate": 0, "learning_rate": 0.01, "coarse": 0})
+        json.dumps({**FAST, "optimizer": AVERAGED, "muon_rate_factor": 0, "learning_rate": 0.01, "low_resolution": 0})
     )
     run, _ = gone_on(3, "--config", tmp_path / "config.json", "--precision", "float32", fold=worsening)
     require_settled(run, worsening)
@@ -703,13 +714,13 @@ def require_settled(run, fold):
 
 
 def test_settled_statistics_are_those_of_training_pictures_as_they_are(train, run, fold, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"statistics": "settled"}))
+    (tmp_path / "config.json").write_text(json.dumps({"statistics": "precise"}))
     train(run, *FINISHED, "--config", tmp_path / "config.json")
     require_settled(run, fold)
 
 
 def test_a_network_that_branches_has_settled_statistics_too(train, run, fold, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"statistics": "settled", "ranges": {"pixels": 1}}))
+    (tmp_path / "config.json").write_text(json.dumps({"statistics": "precise", "augmentation": {"pixels": 1}}))
     require_settled(train(run, *FINISHED, "--config", tmp_path / "config.json", model="cnn_pooled"), fold)
     model, images = run.load_model(), training.sample_of(fold, 0, 1)
     into = keras.Model(model.input, model.get_layer("conv2").output).predict(images, verbose=0).astype(np.float64)
@@ -722,29 +733,29 @@ def test_frozen_layers_keep_their_statistics(fold):
     settings = RECIPES["cnn_tiny"].settings
     model = common.finished_model(common.build_cnn, settings, 10, "cnn")
     model.get_layer("norm1").trainable = False
-    training.SettledStatistics(model, fold.x_train).settle()
+    training.PreciseBatchNorm(model, fold.x_train).settle()
     *_, mean, variance = model.get_layer("norm1").get_weights()
     assert not mean.any() and (variance == 1).all()
     assert model.get_layer("norm2").get_weights()[2].any()
 
 
 @pytest.mark.parametrize(
-    ("clean", "epochs", "expected"), [(0.4, 5, [0, 0, 0, 1, 1]), (0.2, 2, [0, 0]), (0.0, 2, [0, 0])]
+    ("unaugmented", "epochs", "expected"), [(0.4, 5, [0, 0, 0, 1, 1]), (0.2, 2, [0, 0]), (0.0, 2, [0, 0])]
 )
 def test_the_last_epochs_are_without_augmentation(train, run, tmp_path, monkeypatch, clean, epochs, expected):
-    (tmp_path / "config.json").write_text(json.dumps({"clean": clean, "epochs": epochs}))
+    (tmp_path / "config.json").write_text(json.dumps({"unaugmented": clean, "epochs": epochs}))
     compiled, seen, call, end = [], {}, training.Augment.call, training.Progress.on_train_batch_end
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
 
     def trace(self, images, training=False):
         if training:
-            compiled.append(self.ranges == recipes.PLAIN)
+            compiled.append(self.augmentation == recipes.PLAIN)
         return call(self, images, training)
 
     def look(self, batch, logs=None):
         end(self, batch, logs)
         now = compiled[-1]  # not what the layer has become since
-        augment = training.Augment(self.model.get_layer("augment").ranges)
+        augment = training.Augment(self.model.get_layer("augment").augmentation)
         same = np.array_equal(keras.ops.convert_to_numpy(augment(images, training=True)), images)
         seen.setdefault(self.epoch, set()).add((now, same))
         del compiled[-1]  # of that call
@@ -855,7 +866,7 @@ def test_tensorflow_on_a_gpu_is_not_asked_for_kernels_that_it_lacks(monkeypatch)
     monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
     settings = RECIPES["cnn_pooled"].settings
     whole, _ = training.training_model(
-        common.finished_model(build_pooled, settings, 10, "x"), settings.ranges, "float32"
+        common.finished_model(build_pooled, settings, 10, "x"), settings.augmentation, "float32"
     )
     training.compile_model(whole, training.new_optimizer(settings), settings)
     assert whole.jit_compile == (keras.backend.backend() != "tensorflow")
@@ -1026,7 +1037,7 @@ def test_other_images_and_more_settings_are_refused(copy, train, fold, resolved,
     with pytest.raises(InputError, match=r"has other settings \(TARGET None there, original now\): "):
         training.train(with_more(recipe, target="original"), copy, fold)
     with pytest.raises(InputError, match=r"has other settings \(another autoencoder\): "):
-        training.train(with_more(recipe, autoencoder_sha256=None), copy, fold, autoencoder_sha256="0" * 64)
+        training.train(with_more(recipe, encoder_sha256=None), copy, fold, encoder_sha256="0" * 64)
 
 
 def test_a_record_from_before_a_setting_is_of_what_the_recipe_says_of_it(copy, fold, resolved, no_fit):
@@ -1046,8 +1057,8 @@ def test_a_record_from_before_a_setting_is_of_what_the_recipe_says_of_it(copy, f
         ({"optimizer": "sgd"}, "optimizer adam there, sgd now"),
         ({"schedule": None}, "schedule plateau there, None now"),
         (
-            {"ranges": common.Ranges(rotation=40)},
-            r"ranges.shift 0\.2 there, 0\.0 now; .*; ranges.flip True there, False now",
+            {"augmentation": common.Augmentation(rotation=40)},
+            r"augmentation.shift 0\.2 there, 0\.0 now; .*; augmentation.flip True there, False now",
         ),
     ],
 )

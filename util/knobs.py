@@ -16,7 +16,7 @@ OF_MAKE = {
     "PYTHON": "the python of an environment of your own, instead of .venv",
     "KERAS_BACKEND": "jax, with a PYTHON that has it (default: tensorflow)",
 }
-WITHIN = {"Ranges": "ranges."}  # how a CONFIG names the fields of a setting that is a dictionary
+WITHIN = {"Augmentation": "augmentation."}  # how a CONFIG names the fields of a setting that is a dictionary
 
 
 def declared(root=ROOT):

@@ -235,7 +235,7 @@ def validated(path, settings, changes):
 
 
 def merged(values, changes):
-    """`values` with `changes`; of a part, such as 'ranges', what is not mentioned stays."""
+    """`values` with `changes`; of a part, such as 'augmentation', what is not mentioned stays."""
     parts = {
         key: {**values[key], **change}
         for key, change in changes.items()
