@@ -28,7 +28,7 @@ from util.files import commit_json
 from util.plots import markdown_table
 from util.settings import Part, parse
 
-training = Later("training")
+training, training_model, optimizers = map(Later, ("training", "training_model", "optimizers"))
 
 MODELS = ("cnn", "cnn_fast", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for how long about
@@ -58,7 +58,7 @@ def main(argv=None):
 def measure(name, began):
     """(About the machine, {figure: [lower quartile, median, upper one] over windows, or a number}) of a model."""
 
-    class AlwaysAugment(training.Augment):
+    class AlwaysAugment(training_model.Augment):
         def call(self, images, training=False):
             return super().call(images, training=True)
 
@@ -71,12 +71,12 @@ def measure(name, began):
     model = new_model(name)
 
     def compiled(core, augmentation, optimizer):
-        whole = training.augmented(core, augmentation, target)
-        training.compile_model(whole, optimizer, settings)
+        whole = training_model.augmented(core, augmentation, target)
+        training_model.compile_model(whole, optimizer, settings)
         return whole
 
     def fast(model, precision, augmentation=PLAIN):
-        return compiled(training.fast_twin(model, precision), augmentation, training.new_optimizer(settings))
+        return compiled(training_model.fast_twin(model, precision), augmentation, optimizers.new_optimizer(settings))
 
     fit = Fit(fast(model, precision, settings.augmentation), batches)
     fit(1)

@@ -16,6 +16,7 @@ from recipes import (
     could_be_of,
     differing_settings,
     make_command,
+    model_of,
     name_and_fold,
     require_same_settings,
 )
@@ -211,7 +212,7 @@ def find_source(name, fold_number, fold):
     Raises InputError where there is none, where it is of other pictures, and where it has learnt the labels of this
     fold's validation pictures.
     """
-    runs = [Run(name, fold_number), Run(name), Run(*name_and_fold(name))]
+    runs = [Run(name, fold_number), Run(*name_and_fold(name))]
     run = next((run for run in runs if run.checkpoint.is_file()), None)
     if not run:
         raise InputError(
@@ -222,7 +223,7 @@ def find_source(name, fold_number, fold):
     settings, data = record["settings"], record["data"]
     if data["sha256"] != fold.record["sha256"]:
         raise InputError(f"FROM={name}: {run.checkpoint} was trained on other pictures ({data['source']})")
-    labels = run.fold is not None and settings["task"] == "classes"
+    labels = model_of(settings["model"]) != "autoencoder" and settings["task"] == "classes"
     if labels and data["val_sha256"] != fold.record["val_sha256"]:
         raise InputError(
             f"FROM={name}: {run.checkpoint} has learnt the labels of pictures that validate here; take a run of this "

@@ -29,7 +29,7 @@ from util.cli import InputError
 from util.hardware import set_up_device
 from util.settings import parse, setting
 
-training = Later("training")
+optimizers, training = Later("optimizers"), Later("training")
 
 
 class Options(ClassifierChoice, Training):
@@ -53,7 +53,7 @@ def main(argv=None):
         if recipe.settings.low_resolution or not isinstance(recipe.settings.optimizer, str):
             set_up_device()  # what follows computes
         if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
-            training.new_optimizer(recipe.settings)
+            optimizers.new_optimizer(recipe.settings)
         if options.source and options.encoder not in PRETRAINED:
             raise InputError(f"ENCODER={options.encoder} takes no weights, so FROM has nothing to give; leave one out")
         if recipe.settings.low_resolution:

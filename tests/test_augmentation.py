@@ -10,14 +10,15 @@ from scipy import ndimage
 
 import common
 import recipes
-import training
+import resume
+import training_model
 
 RANGES = recipes.RECIPES["cnn"].settings.augmentation
 SIZE = 32
 
 
 def layer_with(augmentation, key=1, step=0):
-    layer = training.Augment(augmentation)
+    layer = training_model.Augment(augmentation)
     layer.seed_generator.state.assign([key, step])
     return layer
 
@@ -198,7 +199,7 @@ def training_twin():
     """The training model of a small network with three random layers, and its core."""
     recipe = recipes.row(build_small)
     model = common.finished_model(recipe.build, recipe.settings, 10, "small")
-    return training.training_model(model, RANGES, "float32")
+    return training_model.training_model(model, RANGES, "float32")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def draws():
     images = smooth_pictures(4)
 
     def draw(seed, fold, first, count):
-        training.seed_layers(whole, core, seed, fold, first)
+        resume.seed_layers(whole, core, seed, fold, first)
         return [keras.ops.convert_to_numpy(whole(images, training=True)) for _ in range(count)]
 
     return draw
@@ -224,7 +225,7 @@ def test_draws_follow_from_seed_fold_and_step(draws):
 
 def test_random_layers_draw_apart_from_each_other():
     whole, core = training_twin()
-    training.seed_layers(whole, core, 0, 1, 4)
+    resume.seed_layers(whole, core, 0, 1, 4)
     layers = [whole.get_layer("augment"), core.get_layer("dropout_a"), core.get_layer("dropout_b")]
     states = [keras.ops.convert_to_numpy(layer.seed_generator.state).tolist() for layer in layers]
     assert len({key for key, _ in states}) == 3

@@ -18,9 +18,9 @@ import train_ae_classifier
 import train_autoencoder
 import train_cnn
 from common import Augmentation
+from optimizers import new_optimizer
 from recipes import PLAIN, RECIPES, OptimizerConfig, Settings
 from runs import Run
-from training import new_optimizer
 from util.cli import InputError
 from util.settings import Part, setting
 

@@ -43,7 +43,8 @@ def prepared(workdir, monkeypatch, npz, autoencoder):
     def found(choice, fold):
         run = Run("autoencoder")
         monkeypatch.setattr(Run, "load_model", lambda self: autoencoder)
-        return run, {"checkpoint_sha256": "abc", "settings": {"model": "autoencoder"}}
+        settings = recipes.RECIPES["autoencoder"].settings.model_dump()
+        return run, {"checkpoint_sha256": "abc", "settings": settings}
 
     def prepared(words):
         calls = []
@@ -95,7 +96,7 @@ def test_what_is_taken_and_what_is_frozen(prepared, autoencoder, words, name, ta
     defaults = recipes.RECIPES[settings["model"]].settings.model_dump()
     differing = {key for key in {**settings, **defaults} if settings.get(key) != defaults.get(key)}
     assert differing <= {"model", "encoder", "encoder_sha256"}
-    assert ("autoencoder" in notes) == bool(taken)
+    assert ("encoder_from" in notes) == bool(taken)
 
 
 def test_random_statistics_are_those_of_the_training_pictures():

@@ -9,7 +9,8 @@ import pytest
 from sklearn.decomposition import TruncatedSVD
 
 import common
-import training
+import optimizers
+import training_model
 from recipes import RECIPES, Augmentation
 
 RECIPE = RECIPES["cnn_fast"]
@@ -96,9 +97,9 @@ def loss_of(logits, labels, smoothing, shares, fit):
     )
     core = keras.Model(image, dense(keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))))
     dense.set_weights([np.eye(3, dtype=np.float32)])
-    whole = training.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
+    whole = training_model.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
     settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=smoothing)
-    training.compile_model(whole, keras.optimizers.SGD(0.0), settings)
+    training_model.compile_model(whole, keras.optimizers.SGD(0.0), settings)
     pictures = np.zeros((len(logits), *common.IMAGE_SHAPE), np.uint8)
     pictures[:, 0, 0] = logits
     return (whole.train_on_batch if fit else whole.test_on_batch)(pictures, labels)[0]
@@ -132,9 +133,9 @@ def test_adjusted_logits_learn_equally_frequent_classes():
     for shares in (None, SHARES):
         flat = keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))
         core = keras.Model(image, keras.layers.Dense(3, activation="softmax")(flat))
-        whole = training.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
+        whole = training_model.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
         settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=0.0)
-        training.compile_model(whole, keras.optimizers.SGD(2.0), settings)
+        training_model.compile_model(whole, keras.optimizers.SGD(2.0), settings)
         for _ in range(60):
             whole.train_on_batch(np.zeros((100, *common.IMAGE_SHAPE), np.uint8), labels)
         found.append(whole.predict(np.zeros((1, *common.IMAGE_SHAPE), np.uint8), verbose=0)[0])
@@ -153,7 +154,7 @@ def newton_schulz(matrix):
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
 def test_a_step_of_muon_is_about_orthogonal(shape):
     matrix = np.random.default_rng(3).normal(size=shape).astype(np.float32)
-    found = keras.ops.convert_to_numpy(training.orthogonal(keras.ops.convert_to_tensor(matrix)))
+    found = keras.ops.convert_to_numpy(optimizers.orthogonal(keras.ops.convert_to_tensor(matrix)))
     expected = newton_schulz(matrix) if shape[0] <= shape[1] else newton_schulz(matrix.T).T
     np.testing.assert_allclose(found, expected, atol=1e-5)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
@@ -164,8 +165,8 @@ def test_a_step_of_muon_is_about_orthogonal(shape):
 
 def test_optimizer_is_that_of_plain_numpy():
     """Convolutions by Muon; else Nesterov's momentum, decay apart from the gradient, biases 60 times as fast."""
-    settings = RECIPE.settings.model_copy(update={"schedule": None, "learning_rate": 0.01, "muon_rate_factor": 0.3})
-    optimizer = training.new_optimizer(settings)
+    settings = RECIPE.settings.model_copy(update={"schedule": None, "learning_rate": 0.01, "muon_rate_factor": 30})
+    optimizer = optimizers.new_optimizer(settings)
     random = np.random.default_rng(2)
     values = [random.normal(size=shape) for shape in ((3, 3, 4, 5), (3, 2), (2,))]
     variables = [keras.Variable(value.astype(np.float32)) for value in values]
@@ -270,7 +271,8 @@ def test_its_classifiers_are_trained_as_the_network_alone():
     """So ENCODER=scratch is the network alone."""
     alone, above = (RECIPES[name].settings.model_dump() for name in ("cnn_fast", "autoencoder_cls_fast"))
     assert {key: above[key] for key in alone} == alone
-    assert above.keys() - alone.keys() == {"encoder", "encoder_sha256"}
+    own = {"encoder", "encoder_sha256", "encoder_blocks", "encoder_rate_factor", "frozen_share"}
+    assert above.keys() - alone.keys() == own
     assert RECIPES["autoencoder_cls_fast"].build is RECIPES["cnn_fast"].build
     assert RECIPES["autoencoder_cls_fast"].start is RECIPES["cnn_fast"].start
 

@@ -281,11 +281,11 @@ def test_killed_with_another_optimizer_and_schedule(tmp_path, name):
 MEMORY = """
 import resource, train_cnn, training
 from util import cli
-def keep(self, epoch, logs=None, plain=training.KeepState.on_epoch_end):
+def keep(self, epoch, logs=None, plain=resume.KeepState.on_epoch_end):
     plain(self, epoch, logs)
     with open("/proc/self/statm") as file:
         print("resident", int(file.read().split()[1]) * resource.getpagesize(), flush=True)
-training.KeepState.on_epoch_end = keep
+resume.KeepState.on_epoch_end = keep
 cli.run(train_cnn.main)
 """
 

@@ -12,8 +12,9 @@ from skimage import metrics
 
 import common
 import recipes
+import resume
 import train_cnn
-import training
+import training_model
 from util.cli import InputError
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -187,7 +188,7 @@ def test_settings_of_the_network(name, network, expected):
 def test_penalties_are_those_of_their_formulas(precision):
     """Of every hidden convolution's kernel, and of the code, the latter a picture's, on average over the batch."""
     model = built("autoencoder_cae", kernel_l2=1e-3, activity_l1=1e-4)
-    whole, _ = training.training_model(model, common.Augmentation(), precision, "augmented")
+    whole, _ = training_model.training_model(model, common.Augmentation(), precision, "augmented")
     whole(PICTURES, training=False)
     found = sorted(float(loss) for loss in whole.losses)
     kernels = [layer.get_weights()[0] for layer in model.layers[:-1] if isinstance(layer, layers.Conv2D)]
@@ -296,7 +297,7 @@ def test_help_says_when_early_stopping_ends_a_training(capsys):
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.05)])
 def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
-    whole, core = training.training_model(cnn, RANGES, precision)
+    whole, core = training_model.training_model(cnn, RANGES, precision)
     expected = numpy(cnn(PICTURES))
     found = whole(PICTURES, training=False)
     assert keras.backend.standardize_dtype(found.dtype) == "float32"
@@ -309,7 +310,7 @@ def test_training_model_predicts_as_the_finished_one(cnn, precision, tolerance):
 def test_training_model_keeps_what_is_frozen():
     model = built("autoencoder_cls")
     frozen = common.freeze(model, "block2_norm2")
-    whole, core = training.training_model(model, RANGES, "float32")
+    whole, core = training_model.training_model(model, RANGES, "float32")
     assert trainable(whole) == trainable(model) - 2 * 64  # the biases that normalisation cancels
     assert not any(core.get_layer(name).trainable for name in frozen)
 
@@ -320,7 +321,7 @@ def biases(core):
 
 def test_training_model_does_without_biases_that_normalisation_cancels(cnn):
     def core_of(model):
-        return training.training_model(model, RANGES, "float32")[1]
+        return training_model.training_model(model, RANGES, "float32")[1]
 
     def without(model):
         return {name for name, there in biases(core_of(model)).items() if not there}
@@ -340,25 +341,25 @@ def test_a_bias_that_a_branch_needs_stays():
     second = keras.layers.Conv2D(2, 3, padding="same", name="second")(keras.layers.BatchNormalization()(first))
     joined = keras.layers.Add()([first, keras.layers.BatchNormalization()(second)])
     model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(joined))
-    whole, core = training.training_model(model, RANGES, "float32")
+    whole, core = training_model.training_model(model, RANGES, "float32")
     assert biases(core) == {"first": True, "second": False}
     shake(core)
-    training.copy_weights(model, core)
+    training_model.copy_weights(model, core)
     assert np.allclose(numpy(model(PICTURES)), numpy(whole(PICTURES, training=False)), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_come_back_from_a_training_model_without_biases():
     model = built("cnn")
-    whole, core = training.training_model(model, RANGES, "float32")
+    whole, core = training_model.training_model(model, RANGES, "float32")
     shake(core)
-    training.copy_weights(model, core)
+    training_model.copy_weights(model, core)
     assert np.allclose(numpy(model(PICTURES)), numpy(whole(PICTURES, training=False)), atol=1e-5)
     assert not model.get_layer("conv1").get_weights()[1].any()
 
 
 @pytest.mark.parametrize("target", ["augmented", "original"])
 def test_autoencoder_trains_on_pairs_of_reconstruction_and_target(autoencoder, target):
-    whole, _ = training.training_model(autoencoder, RANGES, "float32", target)
+    whole, _ = training_model.training_model(autoencoder, RANGES, "float32", target)
     pair = numpy(whole(PICTURES, training=False))
     assert pair.shape == (6, 2, 32, 32, 3)
     assert np.allclose(pair[:, 0], numpy(autoencoder(PICTURES)), atol=1e-4)
@@ -369,10 +370,10 @@ def test_autoencoder_trains_on_pairs_of_reconstruction_and_target(autoencoder, t
 
 
 def test_augmented_target_is_what_the_autoencoder_sees(autoencoder):
-    whole, core = training.training_model(autoencoder, RANGES, "float32", "augmented")
-    training.seed_layers(whole, core, 0, 1, 0)
+    whole, core = training_model.training_model(autoencoder, RANGES, "float32", "augmented")
+    resume.seed_layers(whole, core, 0, 1, 0)
     goal = numpy(whole(PICTURES, training=True))[:, 1]
-    training.seed_layers(whole, core, 0, 1, 0)
+    resume.seed_layers(whole, core, 0, 1, 0)
     seen = numpy(whole.get_layer("augment")(PICTURES, training=True))
     assert np.allclose(goal, seen / 255, atol=1e-6)
 
@@ -383,9 +384,10 @@ def test_error_and_psnr_are_those_of_scikit_image():
     pair[:, 1] = pair[:, 0] + random.normal(0, 0.1, pair[:, 0].shape) * np.arange(1, 6).reshape(5, 1, 1, 1)
     errors = [metrics.mean_squared_error(one, other) for one, other in pair]
     ratios = [metrics.peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pair]
-    assert np.allclose(numpy(training.reconstruction_loss("mean_squared_error")(None, pair)), errors, rtol=1e-5)
-    assert np.allclose(numpy(training.psnr(None, pair)), ratios, atol=1e-4)
+    assert np.allclose(numpy(training_model.reconstruction_loss("mean_squared_error")(None, pair)), errors, rtol=1e-5)
+    assert np.allclose(numpy(training_model.psnr(None, pair)), ratios, atol=1e-4)
     absolute = np.abs(pair[:, 0] - pair[:, 1]).mean(axis=(1, 2, 3))
-    assert np.allclose(numpy(training.reconstruction_loss("mean_absolute_error")(None, pair)), absolute, rtol=1e-5)
+    loss = training_model.reconstruction_loss("mean_absolute_error")
+    assert np.allclose(numpy(loss(None, pair)), absolute, rtol=1e-5)
     equal = np.stack([pair[:, 0], pair[:, 0]], axis=1)
-    assert np.all(np.isfinite(numpy(training.psnr(None, equal))))
+    assert np.all(np.isfinite(numpy(training_model.psnr(None, equal))))

@@ -67,7 +67,7 @@ def written():
 
 
 def write_state(stem, epochs, score="accuracy", finished=False, **settings):
-    """A state as training.KeepState.commit writes it, of that many epochs of 60 seconds."""
+    """A state as resume.KeepState.commit writes it, of that many epochs of 60 seconds."""
     keys = ("loss", "val_loss", score, f"val_{score}")
     history = [
         {**{key: 1 / (epoch + i) for i, key in enumerate(keys)}, "seconds": 60.0} for epoch in range(1, epochs + 1)

@@ -21,9 +21,9 @@ from keras import layers
 
 import evaluate
 import recipes
+import resume
 import runs
 import train_cnn
-import training
 from util import cli
 
 STEM = "small_cnn_fold1"
@@ -143,7 +143,7 @@ def script(monkeypatch):
 
 def when(patch, name, event):
     """Have a training do `event(epoch)` before KeepState's or Run's method `name`."""
-    owner = training.KeepState if hasattr(training.KeepState, name) else runs.Run
+    owner = resume.KeepState if hasattr(resume.KeepState, name) else runs.Run
     plain = getattr(owner, name)
 
     def first(self, *args):

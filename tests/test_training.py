@@ -26,9 +26,12 @@ from conftest import REFERENCE, ROOT, copy_project
 from keras import layers
 
 import common
+import optimizers
 import recipes
+import resume
 import runs
 import training
+import training_model
 from recipes import RECIPES
 from util import cli, files, hardware
 from util.cli import InputError, RunFailed
@@ -161,14 +164,14 @@ def without_timing(history):
 def copying_states(folder):
     """Inside, the state that a training leaves after each epoch, as kill -9 would, is copied: `folder`/1 and so on."""
     folder.mkdir(exist_ok=True)
-    plain = training.KeepState.commit
+    plain = resume.KeepState.commit
 
     def commit(self):
         plain(self)
         shutil.copy(self.path, folder / str(len(self.history)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.KeepState, "commit", commit)
+        patch.setattr(resume.KeepState, "commit", commit)
         yield
 
 
@@ -204,7 +207,7 @@ def test_the_first_epochs_are_on_coarse_pictures(train, run, tmp_path, monkeypat
     (tmp_path / "config.json").write_text(
         json.dumps({"low_resolution": low_resolution, "epochs": 3, "augmentation": {"pixels": 1}})
     )
-    compiled, shown, call, show = {}, [], training.Shrink.call, training.Progress.show
+    compiled, shown, call, show = {}, [], training_model.Shrink.call, training.Progress.show
 
     def look(self, images, training=False):
         seen = call(self, images, training=training)
@@ -214,14 +217,14 @@ def test_the_first_epochs_are_on_coarse_pictures(train, run, tmp_path, monkeypat
             assert seen.shape[1] == 32
         return seen
 
-    monkeypatch.setattr(training.Shrink, "call", look)
+    monkeypatch.setattr(training_model.Shrink, "call", look)
     monkeypatch.setattr(training.Progress, "show", lambda self, epoch, logs=None: shown.append(show(self, epoch, logs)))
     train(run, "--config", tmp_path / "config.json", model="cnn_pooled")
     assert compiled == expected
 
 
 def test_coarse_pictures_are_averages_under_a_triangle():
-    random, shrink = np.random.default_rng(0), training.Shrink(dtype="float32")
+    random, shrink = np.random.default_rng(0), training_model.Shrink(dtype="float32")
     images = random.uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
     assert shrink(images, training=True).shape == images.shape
     shrink.side = 24
@@ -370,7 +373,7 @@ def test_training_batches_are_drawn_and_validation_is_the_fold_s_own(
 @pytest.mark.parametrize(("augment", "target"), [(True, "augmented"), (False, "augmented"), (True, "original")])
 def test_autoencoder_augments_and_reconstructs_as_told(train, run, monkeypatch, augment, target):
     made = []
-    plain = training.training_model
+    plain = training_model.training_model
     monkeypatch.setattr(training, "training_model", lambda *a: made.append((a, plain(*a))) or made[-1][1])
     train(run, "--batch-size", 100, model="autoencoder_tiny", target=target, augment=augment)
     (((_, augmentation, _, found_target, _), _),) = made
@@ -441,14 +444,14 @@ def worsening(fold):
 def run_through(tmp_path_factory, worsening, resolved):
     """A training to its early end, whose learning rate falls on the way; its batch-norm weights after each epoch."""
     run, weights = runs.Run("tiny", 1, tmp_path_factory.mktemp("through")), []
-    plain = training.KeepState.on_epoch_end
+    plain = resume.KeepState.on_epoch_end
 
     def keep(self, epoch, logs=None):
         plain(self, epoch, logs)
         weights.append(self.core.get_layer("norm").get_weights())
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.KeepState, "on_epoch_end", keep)
+        patch.setattr(resume.KeepState, "on_epoch_end", keep)
         training.train(resolved(*WORSENING, row="cnn_tiny"), run, worsening)
     return run, weights
 
@@ -576,7 +579,7 @@ def by_numpy(schedule, warmup, rate, steps):
 def test_a_schedule_over_the_run_is_keras_s_own_step_by_step_and_ends_at_zero(schedule, warmup):
     rate, steps = 0.03, 50
     settings = recipes.Settings(optimizer="sgd", schedule=schedule, warmup=warmup, learning_rate=rate)
-    optimizer, weight, moved = training.new_optimizer(settings, steps), keras.Variable(0.0), []
+    optimizer, weight, moved = optimizers.new_optimizer(settings, steps), keras.Variable(0.0), []
     for _ in range(steps):
         weight.assign(0.0)
         optimizer.apply([keras.ops.convert_to_tensor(-1.0)], [weight])
@@ -744,7 +747,7 @@ def test_frozen_layers_keep_their_statistics(fold):
 )
 def test_the_last_epochs_are_without_augmentation(train, run, tmp_path, monkeypatch, clean, epochs, expected):
     (tmp_path / "config.json").write_text(json.dumps({"unaugmented": clean, "epochs": epochs}))
-    compiled, seen, call, end = [], {}, training.Augment.call, training.Progress.on_train_batch_end
+    compiled, seen, call, end = [], {}, training_model.Augment.call, training.Progress.on_train_batch_end
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
 
     def trace(self, images, training=False):
@@ -755,12 +758,12 @@ def test_the_last_epochs_are_without_augmentation(train, run, tmp_path, monkeypa
     def look(self, batch, logs=None):
         end(self, batch, logs)
         now = compiled[-1]  # not what the layer has become since
-        augment = training.Augment(self.model.get_layer("augment").augmentation)
+        augment = training_model.Augment(self.model.get_layer("augment").augmentation)
         same = np.array_equal(keras.ops.convert_to_numpy(augment(images, training=True)), images)
         seen.setdefault(self.epoch, set()).add((now, same))
         del compiled[-1]  # of that call
 
-    monkeypatch.setattr(training.Augment, "call", trace)
+    monkeypatch.setattr(training_model.Augment, "call", trace)
     monkeypatch.setattr(training.Progress, "on_train_batch_end", look)
     train(run, "--config", tmp_path / "config.json")
     assert list(seen.values()) == [{(bool(one), bool(one))} for one in expected]
@@ -865,10 +868,10 @@ def test_tensorflow_on_a_gpu_is_not_asked_for_kernels_that_it_lacks(monkeypatch)
     """Keras would compile by XLA there, which cannot turn, shift and shrink pictures."""
     monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
     settings = RECIPES["cnn_pooled"].settings
-    whole, _ = training.training_model(
+    whole, _ = training_model.training_model(
         common.finished_model(build_pooled, settings, 10, "x"), settings.augmentation, "float32"
     )
-    training.compile_model(whole, training.new_optimizer(settings), settings)
+    training_model.compile_model(whole, optimizers.new_optimizer(settings), settings)
     assert whole.jit_compile == (keras.backend.backend() != "tensorflow")
 
 
@@ -1347,7 +1350,7 @@ def test_a_training_keeps_the_precision_that_it_was_begun_with(unfinished, train
     was = hardware.resolve_precision("auto")[0]
     now = "float32" if was == "mixed_bfloat16" else "mixed_bfloat16"
     monkeypatch.setattr(hardware, "resolve_precision", lambda requested: (now, "the hardware is another"))
-    made, plain = [], training.training_model
+    made, plain = [], training_model.training_model
     monkeypatch.setattr(training, "training_model", lambda *a: made.append(a[2]) or plain(*a))
     capsys.readouterr()
     train(unfinished)
@@ -1379,7 +1382,7 @@ def test_going_on_elsewhere_is_said(unfinished, train, monkeypatch, capsys, chan
 def test_the_code_that_is_told_is_what_the_weights_follow_from(tmp_path, monkeypatch):
     folder = copy_project(tmp_path / "project")
     monkeypatch.setattr(training, "__file__", str(folder / "training.py"))
-    told = ("common.py", "networks.py", "recipes.py", "training.py", "util/fast_layers.py")
+    told = ("common.py", "networks.py", "recipes.py", "training.py", "util/kernels.py")
     assert training.code_sha256() == hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in told)).hexdigest()
     counted = []
     for path in sorted(folder.rglob("*.*")):

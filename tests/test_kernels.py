@@ -15,9 +15,11 @@ import tensorflow as tf
 
 import bench
 import common
+import kernels
+import optimizers
 import recipes
-import training
-from util import fast_layers, hardware
+import training_model
+from util import hardware
 
 
 def numpy(tensor):
@@ -53,7 +55,7 @@ FEW = np.random.default_rng(1).normal(2, 3, (2, 2, 2, 5)).astype("float32")  # 8
 
 def pair_of_layers(trainable=True, dtype="float32"):
     """The fused layer and Keras's own with the same weights, none of them at its initial value."""
-    pair = [kind(dtype=dtype, momentum=0.9) for kind in (fast_layers.BatchNormalization, layers.BatchNormalization)]
+    pair = [kind(dtype=dtype, momentum=0.9) for kind in (kernels.BatchNormalization, layers.BatchNormalization)]
     random = np.random.default_rng(2)
     weights = [random.uniform(0.5, 2, 5).astype("float32") for _ in range(4)]
     for layer in pair:
@@ -132,7 +134,7 @@ def test_a_small_convolution_and_its_gradients_are_keras_s_own(size):
     inputs = pictures(3, *size, 6)
     pair = [
         with_weights(kind, inputs.shape, filters=5, kernel_size=3, padding="same", activation="relu")
-        for kind in (fast_layers.SmallConv2D, layers.Conv2D)
+        for kind in (kernels.SmallConv2D, layers.Conv2D)
     ]
     ours, keras_own = (results(layer, inputs, [w.value for w in layer.trainable_weights]) for layer in pair)
     assert_equal(ours, keras_own)
@@ -143,7 +145,7 @@ def test_a_small_convolution_rounds_no_worse_in_bfloat16_than_keras_s_own(use_bi
     inputs, options = pictures(64, 8, 8, 16), {"filters": 8, "kernel_size": 3, "padding": "same", "use_bias": use_bias}
     found = []
     for kind, dtype in (
-        (fast_layers.SmallConv2D, "mixed_bfloat16"),
+        (kernels.SmallConv2D, "mixed_bfloat16"),
         (layers.Conv2D, "mixed_bfloat16"),
         (layers.Conv2D, "float32"),
     ):
@@ -158,7 +160,7 @@ def test_a_small_convolution_rounds_no_worse_in_bfloat16_than_keras_s_own(use_bi
 @pytest.mark.parametrize("size", [(16, 16), (3, 5), (1, 1)])
 def test_a_convolution_of_a_doubled_picture_and_its_gradients_are_keras_s_own(size):
     inputs, options = pictures(2, *size, 6), {"filters": 3, "kernel_size": 3, "padding": "same"}
-    ours = with_weights(fast_layers.UpsampledConv2D, inputs.shape, **options, activation="sigmoid")
+    ours = with_weights(kernels.UpsampledConv2D, inputs.shape, **options, activation="sigmoid")
     keras_own = with_weights(layers.Conv2D, inputs.shape, **options, activation="sigmoid")
     doubled = results(
         lambda x: keras_own(layers.UpSampling2D()(x)), inputs, [w.value for w in keras_own.trainable_weights]
@@ -176,7 +178,7 @@ def test_pooling_before_relu_is_relu_before_pooling():
 
 
 def dropout(rate, key=1):
-    layer = fast_layers.Dropout(rate, dtype="mixed_bfloat16")
+    layer = kernels.Dropout(rate, dtype="mixed_bfloat16")
     layer.seed_generator.state.assign([key, 7])
     return layer
 
@@ -208,7 +210,7 @@ def test_dropout_follows_from_its_seed_and_moves_on_with_each_call():
 
 
 def test_dropout_passes_gradients_where_it_passed_values():
-    layer = fast_layers.Dropout(0.5, dtype="float32")
+    layer = kernels.Dropout(0.5, dtype="float32")
     inputs = tf.ones((5, 9))
     with tf.GradientTape() as tape:
         tape.watch(inputs)
@@ -219,7 +221,7 @@ def test_dropout_passes_gradients_where_it_passed_values():
 @pytest.mark.parametrize(("rate", "training"), [(0.5, False), (0.0, True)])
 def test_dropout_leaves_alone_what_it_must(rate, training):
     inputs = pictures(4, 5)
-    assert np.array_equal(numpy(fast_layers.Dropout(rate, dtype="float32")(inputs, training=training)), inputs)
+    assert np.array_equal(numpy(kernels.Dropout(rate, dtype="float32")(inputs, training=training)), inputs)
 
 
 # --- SiLU ---
@@ -228,7 +230,7 @@ def test_dropout_leaves_alone_what_it_must(rate, training):
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 2**-8)])
 def test_silu_and_its_gradient_are_those_of_the_definition(dtype, error):
     inputs = np.linspace(-12, 12, 2001)
-    found = results(fast_layers.SiLU("silu", dtype=dtype), tf.constant(inputs, dtype))
+    found = results(kernels.SiLU("silu", dtype=dtype), tf.constant(inputs, dtype))
     inputs = numpy(tf.cast(tf.constant(inputs, dtype), tf.float64))
     upstream = np.random.default_rng(3).normal(0, 1, inputs.shape)
     gate = scipy.special.expit(inputs)
@@ -242,7 +244,7 @@ def test_silu_and_its_gradient_are_those_of_the_definition(dtype, error):
 
 def test_adam_moves_as_keras_s_does():
     start, random = pictures(6, 5), np.random.default_rng(5)
-    pair = [(kind(0.01), keras.Variable(start)) for kind in (fast_layers.Adam, keras.optimizers.Adam)]
+    pair = [(kind(0.01), keras.Variable(start)) for kind in (kernels.Adam, keras.optimizers.Adam)]
     for step in range(20):
         gradient = random.normal(size=start.shape).astype("float32") * 10.0 ** (step % 3 - 2)
         for optimizer, variable in pair:
@@ -264,7 +266,7 @@ def new_model(name):
 
 
 def classes_of(model, in_bfloat16):
-    return {name: kind.__name__ for name, kind in fast_layers.fastest(model, in_bfloat16).items()}
+    return {name: kind.__name__ for name, kind in kernels.fastest(model, in_bfloat16).items()}
 
 
 def test_each_kind_of_layer_gets_its_fast_class():
@@ -305,7 +307,7 @@ def test_only_what_is_known_to_be_the_same_is_replaced():
     x = layers.Flatten()(x)
     x = layers.BatchNormalization()(x)
     x = layers.Dropout(0.5, noise_shape=(None, 1))(x)
-    assert fast_layers.fastest(keras.Model(image, x), in_bfloat16=True) == {}
+    assert kernels.fastest(keras.Model(image, x), in_bfloat16=True) == {}
 
 
 KERAS_ALONE = ("cnn_wide5",)  # no layer of it has a faster twin
@@ -323,10 +325,10 @@ def test_a_fast_twin_is_the_model(name, monkeypatch):
         if isinstance(layer, layers.Dropout):
             layer.rate = 0.0
     monkeypatch.setattr(hardware, "processor_has_bfloat16", lambda: "avx512_bf16")
-    fast = fast_layers.fastest
-    monkeypatch.setattr(fast_layers, "fastest", lambda model, in_bfloat16: fast(model, True))
-    twin = training.fast_twin(model, "float32")
-    assert ("util.fast_layers" in {type(layer).__module__ for layer in twin.layers}) == (name not in KERAS_ALONE)
+    fast = kernels.fastest
+    monkeypatch.setattr(kernels, "fastest", lambda model, in_bfloat16: fast(model, True))
+    twin = training_model.fast_twin(model, "float32")
+    assert ("kernels" in {type(layer).__module__ for layer in twin.layers}) == (name not in KERAS_ALONE)
     inputs = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     paths = {weight.path for weight in twin.trainable_weights}  # without biases that normalisation cancels
     variables = [[w.value for w in m.trainable_weights if w.path in paths] for m in (twin, model)]
@@ -372,13 +374,13 @@ def test_frozen_layers_cost_no_gradient_work(name, precision, monkeypatch):
     settings = recipes.RECIPES[name].settings
     target = "augmented" if recipes.model_of(name) == "autoencoder" else None
     model = bench.new_model(name)
-    whole = training.augmented(
-        training.fast_twin(model, precision), recipes.RECIPES["cnn"].settings.augmentation, target
+    whole = training_model.augmented(
+        training_model.fast_twin(model, precision), recipes.RECIPES["cnn"].settings.augmentation, target
     )
-    optimizer = training.new_optimizer(
+    optimizer = optimizers.new_optimizer(
         settings.model_copy(update={"muon_rate_factor": 0.0})
     )  # it multiplies matrices itself
-    training.compile_model(whole, optimizer, settings)
+    training_model.compile_model(whole, optimizer, settings)
     batch = np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.int64)
     step = tf.function(lambda: whole.train_step(batch)).get_concrete_function()
     done = sum(2 * multiply_adds(operation) for operation in those_that_run(step.graph))
