@@ -330,9 +330,10 @@ def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, n
 
 
 PLAIN = Augmentation()  # no augmentation
-# As all but the study's own classifiers are trained.
-PLAINLY = {"statistics": "moving", "unaugmented": 0.0, "schedule": None, "balanced": False}
-WHOLE = {**PLAINLY, "reduced": []}  # the whole training set, as it is
+# How all but the study's own classifiers are trained: as Keras does by itself.
+PLAINLY = {"unaugmented": 0.0, "schedule": None, "balanced": False}
+# How the other documents train their CNNs: on the whole training set, with Keras's moving averages.
+WHOLE = {**PLAINLY, "statistics": "moving", "reduced": []}
 OVERFITTING = {**WHOLE, "scale": 1.0, "augmentation": PLAIN, "split": "last", "val": 0.2, "epochs": 20}
 CAE = {**PLAINLY, "val": 0.22, "seed": 42, "batch_size": 64}
 
