@@ -23,37 +23,41 @@ from util.files import commit_text, first_line
 from util.plots import show, spread
 from util.settings import Part, form, parse, require_form
 
-# Each network in words, and the part of it that an autoencoder may lend. One without a row is called by its name.
+# Each network in words. One without a row is called by its name.
 NETWORKS = {
-    "cnn": ("plain CNN", ""),
-    "cnn_fast": ("fast CNN", ""),
-    "cnn_elu": ("CNN with ELU", ""),
-    "cnn_leaky": ("CNN with leaky ReLU", ""),
-    "cnn_pool3": ("CNN with three poolings", ""),
-    "cnn_wide5": ("CNN with kernels of 5x5", ""),
-    "cnn_dropout": ("wide CNN with dropout", ""),
-    "autoencoder": ("large autoencoder", ""),
-    "autoencoder_cae": ("small autoencoder (CAE)", ""),
-    "autoencoder_fast": ("autoencoder for the fast CNN", ""),
-    "autoencoder_cls": ("deeper CNN", "first half"),
-    "autoencoder_cls_fast": ("fast CNN", "first two blocks"),
-    "autoencoder_cls_cae": ("small CNN (CAE)", "whole encoder"),
-    "mod_autoencoder_cls": ("network of dense layers", "whole encoder"),
+    "cnn": "plain CNN",
+    "cnn_fast": "fast CNN",
+    "cnn_elu": "CNN with ELU",
+    "cnn_leaky": "CNN with leaky ReLU",
+    "cnn_pool3": "CNN with three poolings",
+    "cnn_wide5": "CNN with kernels of 5x5",
+    "cnn_dropout": "wide CNN with dropout",
+    "autoencoder": "large autoencoder",
+    "autoencoder_cae": "small autoencoder (CAE)",
+    "autoencoder_fast": "autoencoder for the fast CNN",
+    "autoencoder_cls": "deeper CNN",
+    "autoencoder_cls_fast": "fast CNN",
+    "autoencoder_cls_cae": "small CNN (CAE)",
+    "mod_autoencoder_cls": "network of dense layers",
 }
-OPTIONS = {
-    "frozen": "on the frozen {} of an autoencoder",
-    "tuned": "on the fine-tuned {} of an autoencoder",
-    "random": "with its {} random and frozen",
+ENCODERS = {
+    "frozen": "on the frozen layers of {}",
+    "tuned": "on the fine-tuned layers of {}",
+    "random": "on random, frozen layers",
     "scratch": "from scratch",
-    "noaug": "trained without augmentation",
-    "original": "trained to undo augmentation",
 }
-ENCODERS = ("frozen", "tuned", "random", "scratch")
+AUTOENCODERS = {"noaug": "trained without augmentation", "original": "trained to undo augmentation"}
 RUN_NAME = re.compile(
     rf"(?:(?P<data>[a-z0-9-]+)_)??(?P<model>{'|'.join(sorted(RECIPES, key=len, reverse=True))})"
-    rf"(?P<options>(?:_(?:{'|'.join(OPTIONS)}))*)(?:_(?P<name>[A-Za-z0-9-]+))?"
+    rf"(?:_(?P<encoder>{'|'.join(ENCODERS)}))?(?P<of>(?:_(?:{'|'.join(AUTOENCODERS)}))*)(?:_(?P<name>[A-Za-z0-9-]+))?"
 )
-GROUPS = ("The study's networks", "The fast network", "Other documents' networks", "Own runs, on other pictures or with a NAME", "Autoencoders")
+GROUPS = (
+    "The study's networks",
+    "The fast network",
+    "Other documents' networks",
+    "Own runs, on other pictures or with a NAME",
+    "Autoencoders",
+)
 PLOTS = ("accuracy", "psnr", "loss", "heatmap", "predictions", "reconstructions", "architecture")
 WIDEST = 1100  # pixels of an embedded plot
 
@@ -62,10 +66,10 @@ Pictures = form(source=str, prefix=str, test_images=int)
 Summary = dict[str, form(mean=float, std=float | None)]
 Folds = dict[str, form(record=Record | None)]
 Report = form(data=Pictures, summary=Summary, folds=Folds, ensemble=NotRequired[form(accuracy=float) | None])
-Pair = {"run": str, "baseline": str, "encoders": list[str | None], "control": bool, "folds": list[int]}
 Test = form(low=float, high=float, p_holm=float)
-Comparison = form(**Pair, mean=float, t_test=Test | None, untested=str, verdict=NotRequired[str])
-Comparisons = form(data=Pictures, comparisons=list[Comparison])
+Difference = {"mean": float, "t_test": Test | None, "untested": str, "verdict": NotRequired[str]}
+Pair = form(run=str, baseline=str, control=bool, folds=list[int], **Difference)
+Comparison = form(data=Pictures, runs=dict[str, form(encoder_from=NotRequired[str])], comparisons=list[Pair])
 
 
 def main(argv=None):
@@ -76,6 +80,11 @@ def main(argv=None):
     trainings = read_each(read_training, sorted(CHECKPOINTS.glob("[!.]*.state")), faults)
     if not (runs or comparisons or trainings or faults):
         raise InputError(f"{IMAGES} and {CHECKPOINTS} hold nothing to show yet: run `make cnn`, or `make demo`")
+    sources = {name: figures.get("encoder_from", "") for one in comparisons for name, figures in one["runs"].items()}
+    sources |= {run["name"]: run["source"] for run in runs}
+    for one in comparisons:
+        asked = [row for row in one["comparisons"] if row["control"]]
+        one |= {"answer": answer(asked, sources), "findings": [finding(row, sources) for row in asked]}
     runs.sort(key=lambda run: -run["best"])
     for one in (*runs, *comparisons):
         one["plots"] = read_plots(one["plots"], faults)
@@ -92,7 +101,7 @@ def main(argv=None):
     }
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "util")
     templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"columns": columns, "in_words": lambda name: " ".join(in_words(name)).strip()}
+    templates.filters |= {"columns": columns, "in_words": lambda name: " ".join(in_words(name, sources)).strip()}
     page = templates.get_template("report.html.j2").render(content)
     commit_text(IMAGES / "report.html", page)
     print(f"{IMAGES / 'report.html'} is written, {len(page) / 1e6:.1f} MB: open it in a browser")
@@ -143,24 +152,40 @@ def written_as(what):
 # --- Runs -----------------------------------------------------------------------------------------------------------
 
 
-def in_words(name):
-    """The name of a run in words, as (network, how its layers came about): ('deeper CNN', 'from scratch')."""
+def in_words(name, sources):
+    """The name of a run in words, as (network, where its layers come from): ('deeper CNN', 'from scratch').
+
+    `sources` is {run: the run whose layers its encoder took, or ''}, which is an autoencoder where nothing is known.
+    """
     found = RUN_NAME.fullmatch(name)
     if not found:
         return name, ""
-    model, options = found["model"], found["options"].split("_")[1:]
-    if "autoencoder_cls" in model and not {*ENCODERS} & {*options}:
-        options.insert(0, "frozen")
-    network, part = NETWORKS.get(model, (model.replace("_", " "), "encoder"))
-    how = [OPTIONS[option].format(part) for option in options] + ([f"({found['name']})"] if found["name"] else [])
-    return network, " ".join(how)
+    how, source = [], sources.get(name, "")
+    if encoder := encoder_of(name):
+        of = "an autoencoder" if is_autoencoder(source) else " ".join(["the", *in_words(source, {})]).strip()
+        how.append(ENCODERS[encoder].format(of))
+    how += [AUTOENCODERS[option] for option in found["of"].split("_")[1:]]
+    how += [f"({found['name']})"] if found["name"] else []
+    return NETWORKS.get(found["model"], found["model"].replace("_", " ")), " ".join(how)
+
+
+def encoder_of(name):
+    found = RUN_NAME.fullmatch(name)
+    return (found["encoder"] or "frozen") if found and "autoencoder_cls" in found["model"] else None
+
+
+def is_autoencoder(source):
+    found = RUN_NAME.fullmatch(source)
+    return not source or bool(found and found["model"].startswith("autoencoder") and not encoder_of(source))
 
 
 def read_run(path):
     """What the page shows of the run whose report is in the file `path`."""
     report, name = read_json(path, Report), path.name.removesuffix("_report.json")
     summary, folds, found = report["summary"], report["folds"], RUN_NAME.fullmatch(name)
-    fold, record = next((number, fold["record"]) for number, fold in folds.items())
+    (fold, first), *_ = folds.items()
+    record = first["record"]
+    figure, *_ = summary.values()  # the accuracy, or the PSNR
     row = {title: show(value, 1 if "dB" in title else 3) for title, value in summary.items()}
     if report.get("ensemble"):
         row["accuracy of the ensemble"] = f"{report['ensemble']['accuracy']:.3f}"
@@ -168,23 +193,24 @@ def read_run(path):
         row["trainable parameters"] = f"{record['trainable_parameters']:,}"
         row["minutes"] = show(spread([fold["record"]["seconds"] / 60 for fold in folds.values()]), 0)
     if "PSNR (dB)" in summary:
-        group = 4
+        group = GROUPS[4]
     elif not found or found["data"] or found["name"]:
-        group = 3
+        group = GROUPS[3]
     else:
-        group = 1 if found["model"].endswith("_fast") else 0 if found["model"] in MODELS else 2
-    if group > 2:
+        group = GROUPS[1 if found["model"].endswith("_fast") else 0 if found["model"] in MODELS else 2]
+    if group in GROUPS[3:]:
         row["pictures"] = report["data"]["source"]
     text = path.with_suffix(".txt")
     return {
         "name": name,
-        "group": GROUPS[group],
-        "best": next(iter(summary.values()))["mean"],
+        "group": group,
+        "best": figure["mean"],
         "row": row,
         "record": record,
+        "source": name_and_fold(record.get("encoder_from") or "")[0] if record else "",
         "prefix": report["data"]["prefix"],
         "plots": [IMAGES / f"{stem}_{kind}.png" for kind in PLOTS for stem in (f"{name}_fold{fold}", name)],
-        "text": text.read_text(encoding="utf-8") if text.exists() else "",
+        "text": text.read_text(encoding="utf-8", errors="replace") if text.exists() else "",
     }
 
 
@@ -192,11 +218,11 @@ def read_training(path):
     """How far the unfinished training is whose state is in the file `path`."""
     run = Run(*name_and_fold(path.stem))
     note, _ = run.read_state()
-    latest = note["history"][-1].items() if note["history"] else ()
+    latest = {key: value for epoch in note["history"] for key, value in epoch.items() if key.startswith("val_")}
     row = {
         "fold": run.fold or "",
         "epochs": f"{len(note['history'])} of {note['settings']['epochs']}",
-        "last validation": ", ".join(f"{key[4:]} {value:.3f}" for key, value in latest if key.startswith("val_")),
+        "last validation": ", ".join(f"{key.removeprefix('val_')} {value:.3f}" for key, value in latest.items()),
         "written": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}",
     }
     return {"name": run.name, "row": row}
@@ -206,44 +232,48 @@ def read_training(path):
 
 
 def read_comparison(path):
-    content = read_json(path, Comparisons)
+    content = read_json(path, Comparison)
     for row in content["comparisons"]:
         row["verdict"] = row.get("verdict") or verdict(row)
-    asked = [row for row in content["comparisons"] if row["control"]]
     recalls = path.with_name(path.name.replace("comparison", "recalls", 1))
-    more = {"answer": answer(asked), "findings": list(map(finding, asked)), "stem": path.stem}
-    return {**content, **more, "plots": [path.with_suffix(".png"), recalls.with_suffix(".png")]}
+    return {**content, "stem": path.stem, "plots": [path.with_suffix(".png"), recalls.with_suffix(".png")]}
 
 
 def verdict(row):
     if not row["t_test"]:
-        return "not tested"
+        return f"not tested: {row['untested']}"
     if row["t_test"]["p_holm"] >= 0.05:
         return "no difference shown"
     return "better" if row["mean"] > 0 else "worse"
 
 
-def answer(rows):
+def answer(rows, sources):
     """The answer by the tested comparisons of an autoencoder's layers with the same network from scratch, or ''."""
-    asked = [row for row in rows if row["encoders"][0] in PRETRAINED and row["encoders"][1] != "random"]
-    verdicts = [row["verdict"] for row in asked if row["verdict"] != "not tested"]
     words = {"better": "more accurate", "worse": "less accurate", "no difference shown": "not shown to differ"}
+    verdicts = [
+        row["verdict"]
+        for row in rows
+        if encoder_of(row["run"]) in PRETRAINED and is_autoencoder(sources.get(row["run"], ""))
+        if encoder_of(row["baseline"]) in (None, "scratch") and row["t_test"]
+    ]
+    if not verdicts:
+        return ""
     counts = [f"{said} in {verdicts.count(one)}" for one, said in words.items() if one in verdicts]
     short = "Yes" if {*verdicts} == {"better"} else "In part" if "better" in verdicts else "No"
-    return verdicts and (
+    return (
         f"{short}. In {len(verdicts)} comparison{'s'[: len(verdicts) > 1]} with the same network trained from scratch, "
         f"the network on an autoencoder's layers is {' and '.join(counts)}."
     )
 
 
-def finding(row):
+def finding(row, sources):
     """A comparison of two trainings of one network as a sentence."""
-    network, how = in_words(row["run"])
-    other = in_words(row["baseline"])[1] if row["encoders"][1] else "from scratch"
-    first, second = f"The {network} {how}".strip(), f"the same network {other}"
+    first = " ".join(["The", *in_words(row["run"], sources)]).strip()
+    _, how = in_words(row["baseline"], sources)
+    second = f"the same network {how if encoder_of(row['baseline']) else f'from scratch {how}'}".strip()
     difference = f"{100 * abs(row['mean']):.1f} points {'more' if row['mean'] > 0 else 'less'} accurate"
-    if row["verdict"] == "not tested":
-        return f"{first} is {difference} than {second}, but this is not tested: {row['untested']}."
+    if not row["t_test"]:
+        return f"{first} is {difference} than {second}, but this is {row['verdict']}."
     interval = f"95 % interval {100 * row['t_test']['low']:+.1f} to {100 * row['t_test']['high']:+.1f}"
     if row["verdict"] == "no difference shown":
         return f"{first} is not shown to differ from {second}: it is {difference} ({interval})."

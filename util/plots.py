@@ -104,7 +104,9 @@ def plot_curve(title, history, key, label, best, note):
     epochs = np.arange(1, len(history[key]) + 1)
     style = {"marker": "o" if len(epochs) < 20 else None, "markersize": 4}
     axes.plot(epochs, history[key], color=BLUE, label=f"training{note}", **style)
-    axes.plot(epochs, history[f"val_{key}"], color=ORANGE, label="validation", **style)
+    validation = np.array(history[f"val_{key}"], float)  # NaN where an epoch was not validated
+    validated = np.isfinite(validation)
+    axes.plot(epochs[validated], validation[validated], color=ORANGE, label="validation", **style)
     axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
     axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
