@@ -68,7 +68,8 @@ Folds = dict[str, form(record=Record | None)]
 Report = form(data=Pictures, summary=Summary, folds=Folds, ensemble=NotRequired[form(accuracy=float) | None])
 Test = form(low=float, high=float, p_holm=float)
 Difference = {"mean": float, "t_test": Test | None, "untested": str, "verdict": NotRequired[str]}
-Pair = form(run=str, baseline=str, control=bool, folds=list[int], **Difference)
+Contrast = NotRequired[form(mean=float, verdict=str) | None]
+Pair = form(run=str, baseline=str, control=bool, folds=list[int], reduced_minus_others=Contrast, **Difference)
 Comparison = form(data=Pictures, runs=dict[str, form(encoder_from=NotRequired[str])], comparisons=list[Pair])
 
 
@@ -267,7 +268,7 @@ def answer(rows, sources):
 
 
 def finding(row, sources):
-    """A comparison of two trainings of one network as a sentence."""
+    """A comparison of two trainings of one network in a sentence, or two where rare classes come off otherwise."""
     first = " ".join(["The", *in_words(row["run"], sources)]).strip()
     _, how = in_words(row["baseline"], sources)
     second = f"the same network {how if encoder_of(row['baseline']) else f'from scratch {how}'}".strip()
@@ -276,8 +277,14 @@ def finding(row, sources):
         return f"{first} is {difference} than {second}, but this is {row['verdict']}."
     interval = f"95 % interval {100 * row['t_test']['low']:+.1f} to {100 * row['t_test']['high']:+.1f}"
     if row["verdict"] == "no difference shown":
-        return f"{first} is not shown to differ from {second}: it is {difference} ({interval})."
-    return f"{first} is {difference} than {second} ({interval})."
+        found = f"{first} is not shown to differ from {second}: it is {difference} ({interval})."
+    else:
+        found = f"{first} is {difference} than {second} ({interval})."
+    contrast = row.get("reduced_minus_others")
+    if contrast and contrast["verdict"] in ("better", "worse"):
+        points = f"{100 * abs(contrast['mean']):.1f} points {contrast['verdict']}"
+        found += f" In recall, the reduced classes come off {points} than the others."
+    return found
 
 
 if __name__ == "__main__":
