@@ -63,7 +63,7 @@ WIDEST = 1100  # pixels of an embedded plot
 
 # What is read of a report and of a comparison, which hold more.
 Pictures = form(source=str, prefix=str, test_images=int)
-Summary = dict[str, form(mean=float, std=float | None)]
+Summary = dict[str, form(mean=float | None, std=float | None)]  # null: not finite, as the PSNR of exact copies
 Folds = dict[str, form(record=Record | None)]
 Report = form(data=Pictures, summary=Summary, folds=Folds, ensemble=NotRequired[form(accuracy=float) | None])
 Test = form(low=float, high=float, p_holm=float)
@@ -187,7 +187,10 @@ def read_run(path):
     (fold, first), *_ = folds.items()
     record = first["record"]
     figure, *_ = summary.values()  # the accuracy, or the PSNR
-    row = {title: show(value, 1 if "dB" in title else 3) for title, value in summary.items()}
+    row = {
+        title: "not finite" if value["mean"] is None else show(value, 1 if "dB" in title else 3)
+        for title, value in summary.items()
+    }
     if report.get("ensemble"):
         row["accuracy of the ensemble"] = f"{report['ensemble']['accuracy']:.3f}"
     if record:
@@ -205,7 +208,7 @@ def read_run(path):
     return {
         "name": name,
         "group": group,
-        "best": figure["mean"],
+        "best": figure["mean"] or 0,
         "row": row,
         "record": record,
         "source": name_and_fold(record.get("encoder_from") or "")[0] if record else "",
