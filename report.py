@@ -1,209 +1,293 @@
-"""One page of all that was evaluated, of the comparisons and of the trainings under way: imgs/report.html.
+"""One page of what was evaluated and compared, and of unfinished trainings: imgs/report.html. Trains nothing.
 
-Reads what evaluate.py and compare.py wrote, and the states of unfinished trainings; trains nothing. The page needs no
-other file and no network.
+Reads what evaluate.py and compare.py wrote, and the states of unfinished trainings. The page needs no other file.
 """
 
 from util import cli  # isort: split
 
+import base64
+import io
 import json
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import NotRequired
 
-import numpy as np
+import jinja2
+from PIL import Image
 
-from compare import difference_row, figures_of, finding, read_reports, run_row
-from recipes import CHECKPOINTS, IMAGES, RECIPES, differing_settings, name_and_fold, run_name
-from runs import Record, Run, best_epoch
+from recipes import CHECKPOINTS, IMAGES, MODELS, PRETRAINED, RECIPES, name_and_fold, run_name
+from runs import Record, Run
 from util.cli import InputError
-from util.files import reading
-from util.page import curves, embedded, write_page
-from util.plots import duration, show, spread
+from util.files import commit_text, first_line
+from util.plots import show, spread
 from util.settings import Part, form, parse, require_form
 
-PICTURES = ("predictions", "reconstructions", "samples")  # photographs, which stay as they are on a dark page
-PLOTS = ("heatmap", "accuracy", "psnr", "loss", "predictions", "reconstructions", "architecture")
-MINUTE = "%Y-%m-%d %H:%M"
-Note = form(settings=dict, finished=bool, history=list[form(loss=float, val_loss=float, seconds=float)])
+# Each network in words. One without a row is called by its name.
+NETWORKS = {
+    "cnn": "plain CNN",
+    "cnn_fast": "fast CNN",
+    "cnn_elu": "CNN with ELU",
+    "cnn_leaky": "CNN with leaky ReLU",
+    "cnn_pool3": "CNN with three poolings",
+    "cnn_wide5": "CNN with kernels of 5x5",
+    "cnn_dropout": "wide CNN with dropout",
+    "autoencoder": "large autoencoder",
+    "autoencoder_cae": "small autoencoder (CAE)",
+    "autoencoder_fast": "autoencoder for the fast CNN",
+    "autoencoder_cls": "deeper CNN",
+    "autoencoder_cls_fast": "fast CNN",
+    "autoencoder_cls_cae": "small CNN (CAE)",
+    "mod_autoencoder_cls": "network of dense layers",
+}
+ENCODERS = {
+    "frozen": "on the frozen layers of {}",
+    "tuned": "on the fine-tuned layers of {}",
+    "random": "on random, frozen layers",
+    "scratch": "from scratch",
+}
+AUTOENCODERS = {"noaug": "trained without augmentation", "original": "trained to undo augmentation"}
+RUN_NAME = re.compile(
+    rf"(?:(?P<data>[a-z0-9-]+)_)??(?P<model>{'|'.join(sorted(RECIPES, key=len, reverse=True))})"
+    rf"(?:_(?P<encoder>{'|'.join(ENCODERS)}))?(?P<of>(?:_(?:{'|'.join(AUTOENCODERS)}))*)(?:_(?P<name>[A-Za-z0-9-]+))?"
+)
+GROUPS = (
+    "The study's networks",
+    "The fast network",
+    "Other documents' networks",
+    "Own runs, on other pictures or with a NAME",
+    "Autoencoders",
+)
+PLOTS = ("accuracy", "psnr", "loss", "heatmap", "predictions", "reconstructions", "architecture")
+WIDEST = 1100  # pixels of an embedded plot
+
+# What is read of a report and of a comparison, which hold more.
+Pictures = form(source=str, prefix=str, test_images=int)
+Summary = dict[str, form(mean=float | None, std=float | None)]  # null: not finite, as the PSNR of exact copies
+Folds = dict[str, form(record=Record | None)]
+Report = form(data=Pictures, summary=Summary, folds=Folds, ensemble=NotRequired[form(accuracy=float) | None])
+Test = form(low=float, high=float, p_holm=float)
+Difference = {"mean": float, "t_test": Test | None, "untested": str, "verdict": NotRequired[str]}
+Contrast = NotRequired[form(mean=float, verdict=str) | None]
+Pair = form(run=str, baseline=str, control=bool, folds=list[int], reduced_minus_others=Contrast, **Difference)
+Comparison = form(data=Pictures, runs=dict[str, form(encoder_from=NotRequired[str])], comparisons=list[Pair])
 
 
 def main(argv=None):
     parse(__doc__, Part, argv=argv)
-    runs, autoencoders, faults = read_reports()
-    encoders = each(faults, read_autoencoder, [report_of(found["name"]) for found in autoencoders.values()])
-    sections = {report_of(run.name): classifier_section(run) for run in runs}
-    sections |= {report_of(name): (name, {None: record}, headline) for name, record, _, headline in encoders}
-    content = {
-        "comparisons": each(faults, lambda path: comparison(faults, path), files_of("comparison")),
-        "curves": each(faults, lambda path: plot(path.with_suffix(".png")), files_of("curve")),
-        "tables": tables(faults, runs, autoencoders),
-        "autoencoders": [row for *_, row, _ in encoders],
-        "trainings": each(faults, training, under_way()),
-        "sections": each(faults, lambda path: details(faults, *sections[path]), sections),
-        "faults": faults,
-    }
-    if not any(content.values()):
+    faults = {}
+    runs = read_each(read_run, sorted(IMAGES.glob("*_report.json")), faults)
+    comparisons = read_each(read_comparison, written_as("comparison"), faults)
+    trainings = read_each(read_training, sorted(CHECKPOINTS.glob("[!.]*.state")), faults)
+    if not (runs or comparisons or trainings or faults):
         raise InputError(f"{IMAGES} and {CHECKPOINTS} hold nothing to show yet: run `make cnn`, or `make demo`")
-    path, now = IMAGES / "report.html", f"{datetime.now():{MINUTE}}"
-    size = write_page(path, "report.html", {**content, "now": now})
-    print(f"{path} is written, {size / 1e6:.1f} MB: open it in a browser")
+    sources = {name: figures.get("encoder_from", "") for one in comparisons for name, figures in one["runs"].items()}
+    sources |= {run["name"]: run["source"] for run in runs}
+    for one in comparisons:
+        asked = [row for row in one["comparisons"] if row["control"]]
+        one |= {"answer": answer(asked, sources), "findings": [finding(row, sources) for row in asked]}
+    runs.sort(key=lambda run: -run["best"])
+    for one in (*runs, *comparisons):
+        one["plots"] = read_plots(one["plots"], faults)
+    curves = [path.with_suffix(".png") for path in written_as("curve")]
+    pictures = [IMAGES / f"{run_name(what, run['prefix'])}.png" for run in runs for what in ("samples", "distribution")]
+    content = {
+        "comparisons": comparisons,
+        "groups": [(title, group) for title in GROUPS if (group := [run for run in runs if run["group"] == title])],
+        "trainings": trainings,
+        "curves": read_plots(curves, faults),
+        "pictures": read_plots(pictures, faults),
+        "faults": faults,
+        "now": f"{datetime.now():%Y-%m-%d %H:%M}",
+    }
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "util")
+    templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"columns": columns, "in_words": lambda name: " ".join(in_words(name, sources)).strip()}
+    page = templates.get_template("report.html.j2").render(content)
+    commit_text(IMAGES / "report.html", page)
+    print(f"{IMAGES / 'report.html'} is written, {len(page) / 1e6:.1f} MB: open it in a browser")
 
 
-def each(faults, make, paths):
-    """[What `make` makes of a file]; of one that does not allow it, `faults` says why."""
+def read_each(read, paths, faults):
+    """[What `read` makes of a file]; a damaged one is left out, and `faults` says in a line what is wrong with it."""
     found = []
     for path in paths:
         try:
-            with reading(f"{path} is not as it was written", "make it again"):
-                found.append(make(path))
-        except InputError as error:
-            if path.exists():  # else a training ended just now
-                faults[path.name] = str(error)
+            found.append(read(path))
+        except (OSError, ValueError, SyntaxError, InputError) as error:  # SyntaxError: Pillow's, of a broken PNG
+            faults[str(path)] = first_line(error)
     return found
 
 
-def report_of(name):
-    return IMAGES / f"{name}_report.json"
-
-
-# --- Every run ------------------------------------------------------------------------------------------------------
-
-
-def files_of(what):
-    """Those of `make compare` ("comparison") or `make curve` ("curve"), the newest first."""
-    name = re.compile(rf"([a-z0-9-]+_)?{what}(_(?!report)[A-Za-z0-9-]+)?")
-    found = [path for path in IMAGES.glob(f"*{what}*.json") if name.fullmatch(path.stem)]
-    return sorted(found, key=lambda path: -path.stat().st_mtime)
-
-
-def comparison(faults, path):
+def read_json(path, expected):
     content = json.loads(path.read_text(encoding="utf-8"))
-    rows = content["comparisons"]
-    drawn = [path.with_suffix(".png"), path.with_name(f"{path.stem.replace('comparison', 'recalls', 1)}.png")]
-    return {
-        "title": f"{path.stem}: {content['data']['source']}",
-        "findings": [finding(row) for row in rows if row["control"]],
-        "rows": list(map(difference_row, rows)),
-        "paragraphs": [part for part in content["text"].split("\n\n") if not part.startswith("|")],
-        "plots": each(faults, plot, filter(Path.exists, drawn)),
-    }
+    require_form(content, expected)
+    return content
 
 
-def tables(faults, runs, autoencoders):
-    """The classifiers' figures, and what they saw: a table for each set of test pictures, as others do not compare."""
-    groups = {}
-    for run in runs:
-        groups.setdefault(run.data["test_sha256"], []).append(run)
-    found = []
-    for group in groups.values():
-        reduced, rows = dict.fromkeys(name for run in group for name in run.reduced), []
-        for run in group:
-            known = [name for name in reduced if name in run.class_names]
-            row = run_row(run.name, figures_of(run, known, autoencoders), known)
-            rows.append(row | {"ensemble's accuracy": run.ensemble and f"{run.ensemble['accuracy']:.3f}"})
-        seen = [IMAGES / f"{run_name(what, group[0].data['prefix'])}.png" for what in ("samples", "distribution")]
-        found.append({"data": group[0].data, "rows": rows, "plots": each(faults, plot, filter(Path.exists, seen))})
-    return found
+def read_plots(paths, faults):
+    return read_each(read_plot, [path for path in dict.fromkeys(paths) if path.exists()], faults)
 
 
-def read_autoencoder(path):
-    """(Name, record, row of the table, headline) of an autoencoder's report."""
-    report = json.loads(path.read_text(encoding="utf-8"))
-    (fold,), summary = report["folds"].values(), report["summary"]
-    record, name = fold["record"], path.name.removesuffix("_report.json")
-    require_form(record, Record)
-    decibels, similarity = show(summary["PSNR (dB)"], 1), show(summary["SSIM"], 3)
+def read_plot(path):
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    picture.thumbnail((WIDEST, 10 * WIDEST))
+    content = io.BytesIO()
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(content, "PNG")  # half of a plot's bytes
+    data = base64.b64encode(content.getvalue()).decode()
+    return {"name": path.stem.replace("_", " "), "size": picture.size, "data": data}
+
+
+def columns(rows):
+    """The columns of a table: those of its fullest row, then what others have besides."""
+    fullest_first = sorted(rows, key=lambda one: -len(one["row"]))
+    return list(dict.fromkeys(title for one in fullest_first for title in one["row"]))
+
+
+def written_as(what):
+    """The files of comparisons or curves, the study's own first; a run of such a NAME has a report instead."""
+    return sorted(path for path in IMAGES.glob(f"*{what}*.json") if not path.stem.endswith("_report"))
+
+
+# --- Runs -----------------------------------------------------------------------------------------------------------
+
+
+def in_words(name, sources):
+    """The name of a run in words, as (network, where its layers come from): ('deeper CNN', 'from scratch').
+
+    `sources` is {run: the run whose layers its encoder took, or ''}, which is an autoencoder where nothing is known.
+    """
+    found = RUN_NAME.fullmatch(name)
+    if not found:
+        return name, ""
+    how, source = [], sources.get(name, "")
+    if encoder := encoder_of(name):
+        of = "an autoencoder" if is_autoencoder(source) else " ".join(["the", *in_words(source, {})]).strip()
+        how.append(ENCODERS[encoder].format(of))
+    how += [AUTOENCODERS[option] for option in found["of"].split("_")[1:]]
+    how += [f"({found['name']})"] if found["name"] else []
+    return NETWORKS.get(found["model"], found["model"].replace("_", " ")), " ".join(how)
+
+
+def encoder_of(name):
+    found = RUN_NAME.fullmatch(name)
+    return (found["encoder"] or "frozen") if found and "autoencoder_cls" in found["model"] else None
+
+
+def is_autoencoder(source):
+    found = RUN_NAME.fullmatch(source)
+    return not source or bool(found and found["model"].startswith("autoencoder") and not encoder_of(source))
+
+
+def read_run(path):
+    """What the page shows of the run whose report is in the file `path`."""
+    report, name = read_json(path, Report), path.name.removesuffix("_report.json")
+    summary, folds, found = report["summary"], report["folds"], RUN_NAME.fullmatch(name)
+    (fold, first), *_ = folds.items()
+    record = first["record"]
+    figure, *_ = summary.values()  # the accuracy, or the PSNR
     row = {
-        "run": name,
-        "PSNR (dB)": decibels,
-        "SSIM": similarity,
-        "test pictures of": report["data"]["source"],
-        "parameters": f"{record['parameters']:,}",
-        "epochs": len(record["history"]["loss"]),
-        "minutes": f"{record['seconds'] / 60:.0f}",
+        title: "not finite" if value["mean"] is None else show(value, 1 if "dB" in title else 3)
+        for title, value in summary.items()
     }
-    return name, record, row, f"PSNR {decibels} dB, SSIM {similarity}"
-
-
-# --- Trainings under way --------------------------------------------------------------------------------------------
-
-
-def under_way():
-    """States of unfinished trainings, and those that a first epoch is going to write."""
-    locked = {CHECKPOINTS / f"{path.stem[1:]}.state" for path in CHECKPOINTS.glob(".*.lock")}
-    running = {path for path in locked if Run(*name_and_fold(path.stem)).trained_by()}
-    return sorted(running | {*CHECKPOINTS.glob("[!.]*.state")})
-
-
-def training(path):
-    run = Run(*name_and_fold(path.stem))
-    found = {"title": run.title, "process": run.trained_by()}
-    if found["process"] and not path.exists():
-        return found
-    written = datetime.fromtimestamp(path.stat().st_mtime)
-    note, _ = run.read_state()
-    require_form(note, Note)
-    settings, history = note["settings"], note["history"]
-    found |= {"finished": note["finished"], "written": f"{written:{MINUTE}}"}
-    found |= {"epochs": len(history), "most": settings["epochs"], "curves": {}}
-    if history:
-        left = settings["epochs"] - len(history)
-        found["left"] = duration(left * np.mean([epoch["seconds"] for epoch in history]))
-        found["best"] = best_epoch(history, settings["monitor"]) + 1
-        for key in sorted(history[0].keys() & {"accuracy", "psnr", "loss"}):
-            training, validation = ([epoch[one] for epoch in history] for one in (key, f"val_{key}"))
-            found["curves"][key] = curves({"training": training, "validation": validation})
-    return found
-
-
-# --- Each run -------------------------------------------------------------------------------------------------------
-
-
-def classifier_section(run):
-    accuracy = show(spread([fold["accuracy"] for fold in run.folds.values()]), 3)
-    return run.name, {number: run.folds[number]["record"] for number in sorted(run.folds)}, f"accuracy {accuracy}"
-
-
-def details(faults, name, records, headline):
-    """How a run was trained and in what that differs from its recipe; its plots and texts."""
-    stems = [name if fold is None else f"{name}_fold{fold}" for fold in records]
-    plots = [IMAGES / f"{stem}_{kind}.png" for stem in dict.fromkeys([*stems, name]) for kind in PLOTS]
-    texts = [IMAGES / f"{name}_{kind}.txt" for kind in ("report", "architecture")]
-    trained = list(map(told, records.values()))  # where folds differ, of each
+    if report.get("ensemble"):
+        row["accuracy of the ensemble"] = f"{report['ensemble']['accuracy']:.3f}"
+    if record:
+        row["trainable parameters"] = f"{record['trainable_parameters']:,}"
+        row["minutes"] = show(spread([fold["record"]["seconds"] / 60 for fold in folds.values()]), 0)
+    if "PSNR (dB)" in summary:
+        group = GROUPS[4]
+    elif not found or found["data"] or found["name"]:
+        group = GROUPS[3]
+    else:
+        group = GROUPS[1 if found["model"].endswith("_fast") else 0 if found["model"] in MODELS else 2]
+    if group in GROUPS[3:]:
+        row["pictures"] = report["data"]["source"]
+    text = path.with_suffix(".txt")
     return {
         "name": name,
-        "headline": headline,
-        "trained": {what: "; ".join(dict.fromkeys(one[what] for one in trained)) for what in trained[0]},
-        "plots": each(faults, plot, filter(Path.exists, plots)),
-        "texts": each(faults, lambda path: (path, path.read_text(encoding="utf-8")), filter(Path.exists, texts)),
+        "group": group,
+        "best": figure["mean"] or 0,
+        "row": row,
+        "record": record,
+        "source": name_and_fold(record.get("encoder_from") or "")[0] if record else "",
+        "prefix": report["data"]["prefix"],
+        "plots": [IMAGES / f"{stem}_{kind}.png" for kind in PLOTS for stem in (f"{name}_fold{fold}", name)],
+        "text": text.read_text(encoding="utf-8", errors="replace") if text.exists() else "",
     }
 
 
-def told(record):
-    """How a run was trained, as {what: words}."""
-    settings, data = record["settings"], record["data"]
-    recipe = RECIPES[settings["model"]].settings.model_dump()
-    # What the data decides is no difference.
-    recipe |= {key: value for key, value in settings.items() if key in ("model", "reduced", "keep") or "sha256" in key}
-    return {
-        "differs from its recipe": differing_settings(settings, recipe, "{} {} instead of {}") or "in nothing",
-        "pictures": data["source"],
-        "reduced classes": ", ".join(
-            f"{data['class_names'][n]} ({images:,} images)"
-            for n, images in zip(data["reduced"], data["keep"], strict=True)
-        ),
-        "best epoch": f"{record['best_epoch']} of {len(record['history']['loss'])}",
-        "device": record["device"],
-        "precision": f"{record['precision']}, {record.get('precision_reason', 'as asked for')}",
-        "versions": ", ".join(map(" ".join, record.get("versions", {}).items())),
-        "commit": record.get("commit") or "",
+def read_training(path):
+    """How far the unfinished training is whose state is in the file `path`."""
+    run = Run(*name_and_fold(path.stem))
+    note, _ = run.read_state()
+    latest = {key: value for epoch in note["history"] for key, value in epoch.items() if key.startswith("val_")}
+    row = {
+        "fold": run.fold or "",
+        "epochs": f"{len(note['history'])} of {note['settings']['epochs']}",
+        "last validation": ", ".join(f"{key.removeprefix('val_')} {value:.3f}" for key, value in latest.items()),
+        "written": f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}",
     }
+    return {"name": run.name, "row": row}
 
 
-def plot(path):
-    kind = "picture" if path.stem.endswith(PICTURES) else "plot"
-    return {"kind": kind, "name": path.stem.replace("_", " "), **embedded(path)}
+# --- Comparisons ----------------------------------------------------------------------------------------------------
+
+
+def read_comparison(path):
+    content = read_json(path, Comparison)
+    for row in content["comparisons"]:
+        row["verdict"] = row.get("verdict") or verdict(row)
+    recalls = path.with_name(path.name.replace("comparison", "recalls", 1))
+    return {**content, "stem": path.stem, "plots": [path.with_suffix(".png"), recalls.with_suffix(".png")]}
+
+
+def verdict(row):
+    if not row["t_test"]:
+        return f"not tested: {row['untested']}"
+    if row["t_test"]["p_holm"] >= 0.05:
+        return "no difference shown"
+    return "better" if row["mean"] > 0 else "worse"
+
+
+def answer(rows, sources):
+    """The answer by the tested comparisons of an autoencoder's layers with the same network from scratch, or ''."""
+    words = {"better": "more accurate", "worse": "less accurate", "no difference shown": "not shown to differ"}
+    verdicts = [
+        row["verdict"]
+        for row in rows
+        if encoder_of(row["run"]) in PRETRAINED and is_autoencoder(sources.get(row["run"], ""))
+        if encoder_of(row["baseline"]) in (None, "scratch") and row["t_test"]
+    ]
+    if not verdicts:
+        return ""
+    counts = [f"{said} in {verdicts.count(one)}" for one, said in words.items() if one in verdicts]
+    short = "Yes" if {*verdicts} == {"better"} else "In part" if "better" in verdicts else "No"
+    return (
+        f"{short}. In {len(verdicts)} comparison{'s'[: len(verdicts) > 1]} with the same network trained from scratch, "
+        f"the network on an autoencoder's layers is {' and '.join(counts)}."
+    )
+
+
+def finding(row, sources):
+    """A comparison of two trainings of one network in a sentence, or two where rare classes come off otherwise."""
+    first = " ".join(["The", *in_words(row["run"], sources)]).strip()
+    _, how = in_words(row["baseline"], sources)
+    second = f"the same network {how if encoder_of(row['baseline']) else f'from scratch {how}'}".strip()
+    difference = f"{100 * abs(row['mean']):.1f} points {'more' if row['mean'] > 0 else 'less'} accurate"
+    if not row["t_test"]:
+        return f"{first} is {difference} than {second}, but this is {row['verdict']}."
+    interval = f"95 % interval {100 * row['t_test']['low']:+.1f} to {100 * row['t_test']['high']:+.1f}"
+    if row["verdict"] == "no difference shown":
+        found = f"{first} is not shown to differ from {second}: it is {difference} ({interval})."
+    else:
+        found = f"{first} is {difference} than {second} ({interval})."
+    contrast = row.get("reduced_minus_others")
+    if contrast and contrast["verdict"] in ("better", "worse"):
+        points = f"{100 * abs(contrast['mean']):.1f} points {contrast['verdict']}"
+        found += f" In recall, the reduced classes come off {points} than the others."
+    return found
 
 
 if __name__ == "__main__":

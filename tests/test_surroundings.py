@@ -230,14 +230,10 @@ def test_plots_are_drawn_in_our_style_whatever_the_user_s(tmp_path, monkeypatch)
     assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
 
 
-def test_a_plot_that_fails_costs_that_plot_and_one_sentence(tmp_path, capsys):
-    @plots.plot
-    def broken():
-        raise ValueError("no such thing\nand more")
-
-    broken(tmp_path / "a.png")
-    assert capsys.readouterr().out == f"note: {tmp_path / 'a.png'} could not be drawn (no such thing)\n"
-    assert not list(tmp_path.iterdir())
+def test_a_curve_is_drawn_through_the_epochs_that_were_validated():
+    history = {"loss": [4.0, 3.0, 2.0, 1.0], "val_loss": [None, 3.5, None, 2.5]}
+    figure = plots.plot_curve.__wrapped__("title", history, "loss", "loss", 4, "")
+    assert figure.axes[0].lines[1].get_xydata().tolist() == [[2, 3.5], [4, 2.5]]
 
 
 def test_letters_that_no_font_has_are_one_note(tmp_path, capsys, recwarn):

@@ -1,13 +1,13 @@
 """Figures in words, tables and plots, drawn from plain numbers."""
 
 import functools
+import textwrap
 import warnings
 
 import numpy as np
 
 from util.backend import Later
-from util.cli import RunFailed
-from util.files import commit, first_line
+from util.files import commit
 
 matplotlib, agg, figures = map(Later, ("matplotlib", "matplotlib.backends.backend_agg", "matplotlib.figure"))
 font_manager, ft2font, text = map(Later, ("matplotlib.font_manager", "matplotlib.ft2font", "matplotlib.text"))
@@ -52,22 +52,14 @@ def new_figure(rows=1, columns=1, size=(7, 4)):
 
 
 def plot(draw):
-    """Makes of `draw(*args)`, which returns a figure, `plot(path, *args)`, which writes it.
-
-    One that cannot be drawn costs that plot and a note, not what was computed.
-    """
+    """Makes of `draw(*args)`, which returns a figure, `plot(path, *args)`, which writes it."""
 
     @functools.wraps(draw)
     def write(path, *args):
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                figure = draw(*args)
-                use_fonts_for_all(figure, path)
-                commit(path, figure.savefig)
-        except RunFailed:
-            raise
-        except Exception as error:
-            print(f"note: {path} could not be drawn ({first_line(error)})")
+        with warnings.catch_warnings(action="ignore"):
+            figure = draw(*args)
+            use_fonts_for_all(figure, path)
+            commit(path, figure.savefig)
 
     return write
 
@@ -94,6 +86,11 @@ def letters_of(font):
         return {}.keys()
 
 
+def put_title(figure, title):
+    """Put a title above the whole figure, in letters small enough for its width."""
+    figure.suptitle(title, fontsize=min(12, 115 * figure.get_figwidth() / len(title)))
+
+
 def name_ticks(axis, names):
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
     axis.set_ticks(np.arange(len(names)), names, **slanted)
@@ -103,12 +100,15 @@ def name_ticks(axis, names):
 def plot_curve(title, history, key, label, best, note):
     """Training (`note`: how) and validation curves of a figure of the epochs; the epoch that was kept is marked."""
     figure, axes = new_figure()
+    put_title(figure, title)
     epochs = np.arange(1, len(history[key]) + 1)
-    marker = "o" if len(epochs) < 20 else None
-    axes.plot(epochs, history[key], color=BLUE, marker=marker, markersize=4, label=f"training{note}")
-    axes.plot(epochs, history[f"val_{key}"], color=ORANGE, marker=marker, markersize=4, label="validation")
+    style = {"marker": "o" if len(epochs) < 20 else None, "markersize": 4}
+    axes.plot(epochs, history[key], color=BLUE, label=f"training{note}", **style)
+    validation = np.array(history[f"val_{key}"], float)  # NaN where an epoch was not validated
+    validated = np.isfinite(validation)
+    axes.plot(epochs[validated], validation[validated], color=ORANGE, label="validation", **style)
     axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch, {best}")
-    axes.set(xlabel="epoch", ylabel=label, title=title)
+    axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -117,28 +117,40 @@ def plot_curve(title, history, key, label, best, note):
 
 @plot
 def plot_confusion(title, counts, class_names):
-    """Confusion matrix in shares of each true class: the diagonal is recall."""
+    """Confusion matrix in shares of each true class: the diagonal is recall. Of many classes without numbers."""
     counts = np.array(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = new_figure(size=(7, 6.2))
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(*shares.shape):
+    scale = np.clip(len(counts) / 12, 1, 3)
+    figure, axes = new_figure(size=(7 * scale, 6.2 * scale))
+    put_title(figure, title)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")  # equal would cut long names off
+    for row, column in np.argwhere(shares >= 0.005) if len(counts) <= 36 else ():
         value = shares[row, column]
-        if value >= 0.005:
-            axes.text(
-                column, row, f"{value:.2f}", ha="center", va="center", fontsize=9,
-                color="white" if value > 0.5 else "black", weight="bold" if row == column else "normal",
-            )  # fmt: skip
+        style = {"color": "white" if value > 0.5 else "black", "weight": "bold" if row == column else "normal"}
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, **style)
     name_ticks(axes.xaxis, class_names)
     axes.set_yticks(np.arange(len(class_names)), class_names)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, label="share of the true class (diagonal: recall)", shrink=0.9)
     return figure
 
 
-def show_picture(axis, image, said, color="black"):
+def picture_grid(title, rows, columns, height):
+    """A figure of `height` inches with a grid of axes (rows, columns) that show nothing yet."""
+    figure, axes = new_figure(rows, columns, size=(9, height))
+    put_title(figure, title)
+    axes = np.reshape(axes, (rows, columns))
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes
+
+
+def show_picture(axis, image, words="", color="black"):
+    """Show a picture under its words, in lines no longer than it is wide."""
     axis.imshow(image)
-    axis.set_title(said, fontsize=8, color=color)
+    letters = int(140 / axis.get_subplotspec().get_gridspec().ncols)
+    lines = [line for part in words.splitlines() for line in textwrap.wrap(part, letters)]
+    axis.set_title("\n".join(lines), fontsize=8, color=color)
 
 
 @plot
@@ -146,23 +158,16 @@ def plot_predictions(title, images, labels, probabilities, class_names):
     """Example images with predicted class and probability: the surest right, the least sure, the surest wrong."""
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = predicted == labels
-    columns = 8
     order = np.argsort(-sure, kind="stable")
-    groups = {
-        "sure and right": order[right[order]][:columns],
-        "unsure": order[::-1][:columns],
-        "sure and wrong": order[~right[order]][:columns],
-    }
-    figure, axes = new_figure(len(groups), columns, size=(9, 5.2))
+    groups = {"sure and right": order[right[order]], "unsure": order[::-1], "sure and wrong": order[~right[order]]}
+    figure, axes = picture_grid(title, len(groups), 8, height=5.2)
     for row, (group, members) in zip(axes, groups.items(), strict=True):
-        for axis in row:
-            axis.axis("off")
-        for axis, index in zip(row, members, strict=False):
-            said = f"{class_names[predicted[index]]} ({sure[index]:.2f})"
-            truth = "" if right[index] else f"\nis {class_names[labels[index]]}"
-            show_picture(axis, images[index], said + truth, "black" if right[index] else ORANGE)
         row[0].text(-0.15, 0.5, group, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=10)
-    figure.suptitle(title, fontsize=11)
+        for axis, index in zip(row, members, strict=False):
+            words, color = f"{class_names[predicted[index]]} ({sure[index]:.2f})", "black"
+            if not right[index]:
+                words, color = f"{words}\nis {class_names[labels[index]]}", ORANGE
+            show_picture(axis, images[index], words, color)
     return figure
 
 
@@ -170,12 +175,9 @@ def plot_predictions(title, images, labels, probabilities, class_names):
 def plot_pictures(title, images, words):
     """Each image under its words, eight a row."""
     rows = -(-len(images) // 8)
-    figure, axes = new_figure(rows, 8, size=(9, 0.5 + 1.3 * rows))
-    for axis in axes.flat:
-        axis.axis("off")
+    figure, axes = picture_grid(title, rows, 8, height=0.5 + 1.5 * rows)
     for axis, image, said in zip(axes.flat, images, words, strict=False):
         show_picture(axis, image, said)
-    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -184,31 +186,21 @@ def plot_reconstructions(title, originals, copies, decibels, similarities):
     """Originals over their reconstructions: at most twelve, from the worst PSNR to the best, evenly spaced."""
     order, columns = np.argsort(decibels), 12
     chosen = order[np.linspace(0, len(order) - 1, min(columns, len(order))).round().astype(int)]
-    figure, axes = new_figure(2, columns, size=(9, 2.3))
-    for axis in axes.flat:
-        axis.axis("off")
-    for column, index in enumerate(chosen):
-        for row, image in enumerate((originals[index], copies[index])):
-            axes[row, column].imshow(np.clip(image, 0, 1))
-        place = {"transform": axes[1, column].transAxes, "ha": "center", "va": "top"}
-        said = f"{decibels[index]:.1f} dB\nSSIM {similarities[index]:.2f}"
-        axes[1, column].text(0.5, -0.08, said, fontsize=8, **place)
-    figure.suptitle(title, fontsize=10)
+    figure, axes = picture_grid(title, 2, columns, height=2.3)
+    for index, above, below in zip(chosen, *axes, strict=False):
+        above.imshow(np.clip(originals[index], 0, 1))
+        below.imshow(np.clip(copies[index], 0, 1))
+        words = f"{decibels[index]:.1f} dB\nSSIM {similarities[index]:.2f}"
+        below.text(0.5, -0.08, words, fontsize=8, transform=below.transAxes, ha="center", va="top")
     return figure
 
 
 @plot
 def plot_samples(title, rows, names):
     """Rows of pictures (columns, height, width, 3), 0-255, and the class of each column."""
-    count = len(rows[0])
-    figure, axes = new_figure(len(rows), count, size=(9, 0.9 + 0.8 * len(rows)))
-    for row, pictures in zip(axes.reshape(len(rows), count), rows, strict=True):
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(np.clip(picture / 255, 0, 1))
-            axis.axis("off")
-    for axis, name in zip(axes.flat, names, strict=False):
-        axis.set_title(name, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure, axes = picture_grid(title, len(rows), len(names), height=0.9 + 0.8 * len(rows))
+    for axis, picture, name in zip(axes.flat, np.concatenate(rows), [*names] + [""] * axes.size, strict=False):
+        show_picture(axis, np.clip(picture / 255, 0, 1), name)
     return figure
 
 
@@ -229,23 +221,19 @@ LAYERS = (
 def plot_architecture(title, boxes):
     """Layers as boxes from left to right, (kind, shape of the output, frozen) each: the higher, the more pixels."""
     figure, axes = new_figure(size=(9, 3.2))
+    put_title(figure, title)
     left, before = 0.0, None
     for kind, shape, frozen in boxes:
         _, label, color, width = next(row for row in LAYERS if row[0] in kind)
         height = max(0.12, np.sqrt(shape[0] / 32)) if len(shape) == 3 else 0.12
-        axes.bar(
-            left, 2 * height, width, -height, align="edge", color=color, label=label, edgecolor="white", linewidth=0.5
-        )
+        box = {"x": left, "height": 2 * height, "width": width, "bottom": -height, "align": "edge"}
+        axes.bar(**box, color=color, label=label, edgecolor="white", linewidth=0.5)
         if frozen:
-            axes.bar(
-                left, 2 * height, width, -height, align="edge", fill=False, hatch="////", linewidth=0, label="frozen"
-            )
+            axes.bar(**box, fill=False, hatch="////", linewidth=0, label="frozen")
         if shape != before:
-            axes.text(
-                left + width / 2, -1.15, " x ".join(map(str, shape)), rotation=90, ha="center", va="top", fontsize=7
-            )
+            words = " x ".join(map(str, shape))
+            axes.text(left + width / 2, -1.15, words, rotation=90, ha="center", va="top", fontsize=7)
         left, before = left + width + 0.12, shape
-    axes.set_title(title, fontsize=10)
     axes.set(xlim=(-0.5, left + 0.5), ylim=(-2.3, 1.1))
     axes.axis("off")
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
@@ -256,16 +244,17 @@ def plot_architecture(title, boxes):
 @plot
 def plot_distribution(title, train, val, class_names):
     """Images of each class in the training and validation sets, given as their counts."""
-    figure, axes = new_figure(size=(7, 3.6))
     train, val = np.array(train), np.array(val)
-    positions = np.arange(len(train))
-    bars = axes.bar(positions, train, color=BLUE, label=f"training ({train.sum():,})")
-    axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
-    bars = axes.bar(positions, val, bottom=train, color=ORANGE, label=f"validation ({val.sum():,})")
-    axes.bar_label(bars, label_type="center", color="white", fontsize=8, fmt="{:,.0f}")
+    highest = (train + val).max()
+    figure, axes = new_figure(size=(np.clip(0.5 * len(train), 7, 25), 3.6))
+    put_title(figure, title)
+    for counts, bottom, color, words in ((train, 0, BLUE, "training"), (val, train, ORANGE, "validation")):
+        bars = axes.bar(np.arange(len(train)), counts, bottom=bottom, color=color, label=f"{words} ({counts.sum():,})")
+        numbers = [f"{count:,}" if count > 0.05 * highest else "" for count in counts]  # where the bar has room
+        axes.bar_label(bars, numbers, label_type="center", color="white", fontsize=8)
     name_ticks(axes.xaxis, class_names)
-    axes.set(xlabel="class", ylabel="images", title=title)
-    axes.set_ylim(top=1.2 * (train + val).max())
+    axes.set(xlabel="class", ylabel="images")
+    axes.set_ylim(top=1.2 * highest)
     axes.legend(frameon=False, ncols=2, loc="upper right")
     return figure
 
