@@ -1,21 +1,17 @@
-"""Compare finished and evaluated classifiers on the same data: differences, with their uncertainty. Trains nothing.
+"""Compare evaluated classifiers on the same data: differences, with their uncertainty. Trains nothing.
 
 Reads the reports of evaluate.py, imgs/<run>_report.json; writes imgs/comparison.txt, .json and .png, and recalls.png.
-Without --runs and --data it takes the runs on the pictures that were trained on here last, else the largest group on
+Without --runs and --data it compares the runs on the pictures that were trained on here last, else the largest group on
 the same pictures, and says what it leaves out. Reports of runs that --runs names may lie in folders of imgs/.
 """
 
 from util import cli  # isort: split
 
-import dataclasses
 import itertools
 import json
-import re
 import textwrap
-from typing import Annotated, NotRequired
 
 import numpy as np
-import pydantic
 
 from common import METRICS, load_data, titled
 from recipes import (
@@ -26,7 +22,6 @@ from recipes import (
     FilePath,
     RunSuffix,
     differing_settings,
-    model_of,
     name_and_fold,
     run_name,
 )
@@ -36,95 +31,91 @@ from util.backend import Later
 from util.cli import InputError
 from util.files import commit_json, commit_text, file_sha256, reading
 from util.plots import markdown_table, show, spread
-from util.settings import Part, form, parse, require_form, setting
+from util.settings import Part, parse, require_form, setting
 
 stats = Later("scipy.stats")
 LEVEL = 0.95
 DRAWS = 10_000  # of the bootstrap
 FOLDS_TO_TEST = 3
-ARCHS_OF_CNN = [name for name in RECIPES if model_of(name) == "cnn"]
-COMPARED = {key: metric for key, metric in METRICS.items() if metric.title}
-# What may differ between runs that RUNS names, to see what it brings, and the knobs that say it.
-MAY_DIFFER = {"the images kept of reduced classes": ["REDUCED", "KEEP"], "LABELLED": ["LABELLED"]}
-
-
-def run_words(value):
-    """'cnn autoencoder_cls_noaug' -> the names of runs."""
-    if not re.fullmatch(r"\s*[\w-]+(\s+[\w-]+)*\s*", value, re.ASCII):
-        raise ValueError(f"{value!r} names no runs; they are such as cnn autoencoder_cls_noaug")
-    return value.split()
-
-
-RunNames = Annotated[list[str], pydantic.BeforeValidator(run_words)]
+# The calibration error is left out: label smoothing decides it, which some recipes have and others do not.
+COMPARED = {key: metric for key, metric in METRICS.items() if metric.title and key != "calibration_error"}
+# What may differ between runs that RUNS names, because it may be the question.
+MAY_DIFFER = {"the images kept of reduced classes", "LABELLED"}
 
 
 class Options(Part):
     data: FilePath | None = setting(None, "compare runs on these pictures, as a training names them", knob="DATA")
     name: RunSuffix | None = setting(None, "a suffix of the comparison's name", knob="NAME")
-    runs: RunNames | None = setting(
+    runs: str | None = setting(
         None, "runs to compare (unset: those on the same pictures, the ones trained on here last)", knob="RUNS"
     )
-    baseline: RunNames | None = setting(
-        None, "the run to compare with (unset: a classifier's scratch control, else cnn)", knob="BASELINE"
+    baseline: str | None = setting(
+        None, "the run to compare with (unset: of each run its control, else cnn)", knob="BASELINE"
     )
 
 
-# --- The form of what is read of a report -----------------------------------------------------------------------------
+def main(argv=None):
+    options = parse(__doc__, Options, argv=argv)
+    names = (options.runs or "").split()
+    runs, autoencoders, unusable = read_reports(subfolders=bool(names))
+    if options.data:
+        pictures = load_data(options.data).sha256
+        runs = [run for run in runs if run.settings["sha256"] == pictures]
+    chosen, left_out = require_runs(runs, unusable, names) if names else choose_group(runs, unusable)
+    pairs, unpaired = (pairs_with(options.baseline, chosen), {}) if options.baseline else pairs_with_controls(chosen)
+    if names and not pairs and not unpaired:
+        pairs = pairs_with(chosen[0].name, chosen)
+    reduced = list(dict.fromkeys(itertools.chain(*(run.reduced for run in chosen))))
+    content = {
+        "data": chosen[0].data,
+        "reduced": reduced,
+        "runs": {run.name: figures_of(run, reduced, autoencoders) for run in chosen},
+        "comparisons": compare_all(pairs, reduced),
+        "left_out": {**unpaired, **left_out},
+    }
+    text = in_words(content)
+    name, recalls = (run_name(what, chosen[0].data["prefix"], name=options.name) for what in ("comparison", "recalls"))
+    commit_text(IMAGES / f"{name}.txt", f"{text}\n")
+    commit_json(IMAGES / f"{name}.json", {**content, "text": text})
+    written = [f"{name}.txt", f"{name}.json"]
+    # Drawn are the comparisons of a pretrained encoder with the same network without one, or all where there are none.
+    question = [row for row in content["comparisons"] if row["control"]] or content["comparisons"]
+    for figure, draw, *what in (
+        (f"{name}.png", plots.plot_differences, question),
+        (f"{recalls}.png", plots.plot_recalls, content["runs"], reduced),
+    ):
+        (IMAGES / figure).unlink(missing_ok=True)  # of another comparison
+        if what[-1]:
+            draw(IMAGES / figure, *what)
+            written.append(figure)
+    print(f"{text}\n\n{', '.join(written)} are written to {IMAGES}/")
 
-Prefix = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9-]*$")]
-Scores = {key: NotRequired[dict[str, float] if metric.per_class else float] for key, metric in COMPARED.items()}
-Scores |= {"accuracy": float, "recall": dict[str, float]}
-Report = form(
-    run=str,
-    data=form(source=str, prefix=Prefix, test_images=int, test_sha256=str),
-    labels=str,
-    folds=dict[str, form(**Scores, predicted=str, record=Record)],
-    ensemble=NotRequired[form(**Scores) | None],
-)
-Quality = form(**{title: form(mean=float) for title in ("PSNR (dB)", "SSIM")})  # of an autoencoder's report
+
+# --- Reports ----------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """The report of one run: {number of a fold: its figures and its record}, the ensemble's figures or None."""
+    """The report of one run. Raises an error where it lacks something or does not fit together.
 
-    name: str
-    folds: dict
-    ensemble: "dict | None"
-    data: dict
-    labels: np.ndarray
+    `folds` is {number: its figures and its record}, `right` {number: which test images it got right}, `ensemble` the
+    ensemble's figures or None. `record` is that of one fold: all have the same settings, but code and processor may
+    differ.
+    """
 
-    @property
-    def record(self):
-        """That of one fold; they differ in the fold alone."""
-        return next(iter(self.folds.values()))["record"]
-
-    @property
-    def settings(self):
-        return self.record["settings"]
-
-    @property
-    def model(self):
-        return self.settings["model"]
-
-    @property
-    def network(self):
-        """What tells networks of one model apart."""
-        return self.settings.get("network")
-
-    @property
-    def encoder(self):
-        """Its ENCODER; None where it has none."""
-        return self.settings.get("encoder", "frozen" if "_cls" in self.model else None)
-
-    @property
-    def class_names(self):
-        return self.record["data"]["class_names"]
-
-    @property
-    def same_data(self):
-        """What two runs must have in common to be compared: {what it is: its value}."""
-        return {
+    def __init__(self, name, report):
+        self.name, self.data, self.ensemble = name, report["data"], report.get("ensemble")
+        self.folds = {int(number): fold for number, fold in report["folds"].items()}
+        for fold in self.folds.values():
+            require_form(fold["record"], Record)
+        self.record = next(iter(self.folds.values()))["record"]
+        self.settings, self.class_names = self.record["settings"], self.record["data"]["class_names"]
+        self.model, self.encoder = self.settings["model"], self.settings.get("encoder")
+        # Two runs of the same network have the builder and its own settings in common.
+        self.network = builder(self.model), self.settings.get("network") or {}
+        parts = name.removeprefix(f"{self.data['prefix']}_").removeprefix(self.model).split("_")
+        self.suffix = "_".join(part for part in parts if part not in ("", self.encoder, "noaug", "original"))  # NAME
+        self.reduced = [self.class_names[number] for number in self.settings["reduced"]]
+        self.same_data = {  # what two runs must have in common to be compared
             "the training pictures": self.settings["sha256"],
             "the images kept of reduced classes": self.settings["kept_sha256"],
             "the test pictures": self.data["test_sha256"],
@@ -134,68 +125,28 @@ class Evaluated:
             "LABELLED": self.settings.get("labelled", 1.0),
             "SEED": self.settings["seed"],
         }
+        labels = np.array(report["labels"].split())
+        self.right = {n: (np.array(fold["predicted"].split()) == labels) * 1.0 for n, fold in self.folds.items()}
+        if not all(np.isclose(self.right[number].mean(), fold["accuracy"]) for number, fold in self.folds.items()):
+            raise ValueError("an accuracy is not that of the predictions")
+        if any({*fold["recall"]} != {*self.class_names} for fold in self.folds.values()) or report["run"] != name:
+            raise ValueError("it lacks a class's recall, or is of another name")
 
-    @property
     def trained_here(self):
         """When the last of its folds was, 0 where none was: published reports come without checkpoints."""
         files = (Run(self.name, fold).checkpoint for fold in self.folds)
         return max((file.stat().st_mtime for file in files if file.exists()), default=0)
 
-    def predicted(self, fold):
-        return np.array(self.folds[fold]["predicted"].split(), int)
-
-    @property
-    def reduced(self):
-        """Names of the reduced classes."""
-        return [self.class_names[number] for number in self.settings["reduced"]]
+    def recall_of(self, classes, folds):
+        """The mean recall of these classes minus that of the others, on each of the folds."""
+        recalls = np.array([[self.folds[fold]["recall"][name] for name in self.class_names] for fold in folds])
+        among = np.isin(self.class_names, classes)
+        return recalls[:, among].mean(axis=1) - recalls[:, ~among].mean(axis=1)
 
 
-def main(argv=None):
-    options = parse(__doc__, Options, argv=argv)
-    runs, autoencoders, unusable = read_reports(subfolders=bool(options.runs))
-    if options.data:
-        pictures = load_data(options.data).sha256
-        runs = [run for run in runs if run.settings["sha256"] == pictures]
-    chosen, left_out = require_runs(runs, unusable, options.runs) if options.runs else choose_group(runs, unusable)
-    if left_out and not options.runs:
-        own = [run.name for run in runs if run.trained_here]
-        if any(run.trained_here for run in chosen):
-            print(
-                f"compared are the runs on {chosen[0].data['source']}, trained on here last; RUNS or DATA choose others"
-            )
-        elif own:
-            print(f"no two runs trained here are on the same data: RUNS={' '.join(own)!r} says what differs")
-    pairs = find_pairs(chosen, options.baseline)
-    if options.runs and not pairs:
-        pairs = find_pairs(chosen, [chosen[0].name])
-    compared = compare_all(pairs)
-
-    reduced = list(dict.fromkeys(itertools.chain(*(run.reduced for run in chosen))))
-    content = {
-        "data": chosen[0].data,
-        "reduced": reduced,
-        "runs": {run.name: figures_of(run, reduced, autoencoders) for run in chosen},
-        "comparisons": compared,
-        "left_out": left_out,
-    }
-    text = "\n\n".join([*tables(content), *paragraphs(content)])
-    name, recalls = (run_name(what, content["data"]["prefix"], name=options.name) for what in ("comparison", "recalls"))
-    commit_text(IMAGES / f"{name}.txt", f"{text}\n")
-    commit_json(IMAGES / f"{name}.json", {**content, "text": text})
-    drawings = {
-        f"{name}.png": (plots.plot_differences, [the_question(compared)] if compared else None),
-        f"{recalls}.png": (plots.plot_recalls, [content["runs"], reduced] if reduced else None),
-    }
-    for file, (draw, what) in drawings.items():
-        if what:
-            draw(IMAGES / file, *what)
-        else:
-            (IMAGES / file).unlink(missing_ok=True)  # of another comparison
-    *others, last = ".txt", ".json", *(file for file, (_, what) in drawings.items() if what)
-    print(f"{text}\n\n{IMAGES / name}{', '.join(others)} and {last} are written")
-
-
-# --- What there is to compare ---------------------------------------------------------------------------------------
+def builder(model):
+    """What builds the network of a row of RECIPES: two models with one are the same network."""
+    return RECIPES[model].build if model in RECIPES else model
 
 
 def read_reports(subfolders=False):
@@ -212,65 +163,44 @@ def read_reports(subfolders=False):
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
-                if any(fold["record"] is None for fold in report["folds"].values()):
+                records = [fold["record"] for fold in report["folds"].values()]
+                if None in records:
                     unusable[name] = "it was evaluated without a record of its training"
                 elif name_and_fold(name)[1]:
                     unusable[name] = "it is of one file, evaluated with --model-path"
+                elif any(record["settings"].get("task") == "turns" for record in records):
+                    unusable[name] = "it learnt to tell quarter turns, not classes"
                 elif "PSNR (dB)" in report["summary"]:
-                    require_form(report["summary"], Quality)
-                    sha256 = report["folds"]["1"]["record"]["checkpoint_sha256"]
-                    autoencoders[sha256] = {"name": name, **report["summary"]}
+                    quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
+                    autoencoders[records[0]["checkpoint_sha256"]] = {"name": name, **quality}
                 else:
-                    runs.append(evaluated(report, name))
+                    runs.append(Evaluated(name, report))
         except InputError as error:
             unusable[name] = str(error)
     reported = {f"{run.name}_fold{n}": fold["record"] for run in runs for n, fold in run.folds.items()}
-    for path in sorted(CHECKPOINTS.glob("*.keras")):
+    for path in sorted(CHECKPOINTS.glob("[!.]*.keras")):
         name, fold = name_and_fold(path.stem)
-        if not fold or name in unusable or name.startswith(".") or f"{name}_report.json" in elsewhere:
-            continue
-        if path.stem not in reported:
-            unusable[path.stem] = "it is finished, but not evaluated: run make test-eval with its MODEL"
-        elif reported[path.stem]["checkpoint_sha256"] != file_sha256(path):
-            unusable[path.stem] = (
-                "it was trained again since it was evaluated, and the earlier one is compared: "
-                "run make test-eval with its MODEL"
-            )
+        looked_at = fold and name not in unusable and f"{name}_report.json" not in elsewhere
+        if looked_at and reported.get(path.stem, {}).get("checkpoint_sha256") != file_sha256(path):
+            unusable[path.stem] = "it is not evaluated, or was trained again since: run make test-eval with its MODEL"
     return runs, autoencoders, unusable
 
 
-def evaluated(report, name):
-    """A classifier's report as Evaluated. Raises an error where it lacks something or does not fit together."""
-    require_form(report, Report)
-    if report["run"] != name:
-        raise ValueError("it is of another name")
-    labels = np.array(report["labels"].split(), int)
-    folds = {int(number): fold for number, fold in report["folds"].items()}
-    run = Evaluated(name, folds, report.get("ensemble"), report["data"], labels)
-    if not folds or not {*run.settings["reduced"]} <= {*range(len(run.class_names))}:
-        raise ValueError("it lacks what reports hold")
-    if any({*scores["recall"]} != {*run.class_names} for scores in (*folds.values(), *filter(None, [run.ensemble]))):
-        raise ValueError("it lacks a class's recall")
-    for number, fold in folds.items():
-        if not np.isclose(np.mean(run.predicted(number) == labels), fold["accuracy"]):
-            raise ValueError(f"the accuracy of fold {number} is not that of its predictions")
-    return run
+# --- Which runs, against which ----------------------------------------------------------------------------------------
 
 
 def require_runs(runs, unusable, names):
-    """(The runs called `names`, {}). Raises InputError where one is not there, or two are of other data."""
+    """(The runs called `names`, what of them cannot be used). Raises InputError where two are of other data."""
     by_name = {run.name: run for run in runs}
     for name in names:
-        if name in unusable:
-            raise InputError(f"{name} cannot be compared: {unusable[name]}")
         if name not in by_name:
-            there = ", ".join(sorted(by_name)) or "none"
-            raise InputError(f"there is no report of a classifier {name!r} in {IMAGES}; there are: {there}")
+            reason = unusable.get(name, f"{IMAGES} has no report of that name; it has {', '.join(by_name) or 'none'}")
+            raise InputError(f"{name!r} cannot be compared: {reason}")
     chosen = [by_name[name] for name in dict.fromkeys(names)]
     if len(chosen) < 2:
         raise InputError("one run alone compares with nothing; give RUNS two and more")
     for one, other in itertools.combinations(chosen, 2):
-        if differing := difference_of_data(one, other, MAY_DIFFER.keys()):
+        if differing := difference_of_data(one, other, MAY_DIFFER):
             raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
     return chosen, {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] in names}
 
@@ -280,31 +210,20 @@ def choose_group(runs, unusable):
 
     Of several groups of two and more the one trained here last, then the largest, then that with the most folds.
     """
-    groups = {}
-    for run in runs:
-        groups.setdefault(tuple(run.same_data.values()), []).append(run)
-    group = max(
-        groups.values(),
-        key=lambda group: (
-            len(group) > 1,
-            max(run.trained_here for run in group),
-            len(group),
-            sum(len(run.folds) for run in group),
-        ),
-        default=[],
-    )
-    chosen, left_out = [], {}
-    for run in sorted(runs, key=lambda run: run not in group):
-        differing = next(filter(None, (difference_of_data(other, run) for other in chosen)), "")
-        if differing:
-            left_out[run.name] = differing
-        else:
-            chosen.append(run)
-    left_out |= unusable
+
+    def rank(run):
+        group = [other for other in runs if not difference_of_data(run, other)]
+        latest, folds = max(other.trained_here() for other in group), sum(len(other.folds) for other in group)
+        return len(group) > 1, latest, len(group), folds
+
+    first = max(runs, key=rank, default=None)
+    differing = {run.name: difference_of_data(first, run) for run in runs}
+    chosen = [run for run in runs if not differing[run.name]]
+    left_out = {name: reason for name, reason in differing.items() if reason} | unusable
     if len(chosen) < 2:
+        reasons = "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
         raise InputError(
-            f"there are no two evaluated classifiers on the same data in {IMAGES}: run `make cnn` and `make ae_cls`"
-            + "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
+            f"{IMAGES} has no two evaluated classifiers on the same data: run `make cnn` and others{reasons}"
         )
     return chosen, left_out
 
@@ -312,75 +231,75 @@ def choose_group(runs, unusable):
 def difference_of_data(first, second, allowed=frozenset()):
     """In what two runs' data differ, in words, or ''; also '' where that is `allowed`."""
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
-    if differing and allowed >= set(differing):
-        return ""
-    if not differing:
-        for number in sorted(first.folds.keys() & second.folds.keys()):
-            splits = {run.folds[number]["record"]["data"]["train_sha256"] for run in (first, second)}
-            if len(splits) > 1:
-                return f"the split of fold {number} differs"
-    return f"{', '.join(differing)} differ" if differing else ""
+    if differing:
+        return "" if allowed >= {*differing} else f"{', '.join(differing)} differ"
+    for number in sorted(first.folds.keys() & second.folds.keys()):
+        if len({run.folds[number]["record"]["data"]["train_sha256"] for run in (first, second)}) > 1:
+            return f"the split of fold {number} differs"
+    return ""
 
 
-def find_pairs(runs, wanted=None):
-    """[(run, what it is compared with)]: the run named `wanted`; or its scratch control, else the CNN.
-
-    That control may be the same network of the model cnn. A frozen encoder is compared with a random one as well, where
-    there is one.
-    """
-    if wanted:
-        baseline = next((run for run in runs if [run.name] == wanted), None)
-        if not baseline:
-            raise InputError(
-                f"BASELINE={' '.join(wanted)} is none of the runs compared: {', '.join(r.name for r in runs)}"
-            )
-        for run in runs:
-            if not run.folds.keys() & baseline.folds.keys():
-                raise InputError(f"{run.name} and {baseline.name} have no fold in common: leave one of them out")
-        return [(run, baseline) for run in runs if run is not baseline]
-
-    pairs = []
+def pairs_with(name, runs):
+    """[(run, the run called `name`)] of all others. Raises InputError where there is none, or they share no fold."""
+    baseline = next((run for run in runs if run.name == name), None)
+    if not baseline:
+        raise InputError(f"BASELINE={name!r} is none of the runs compared: {', '.join(run.name for run in runs)}")
     for run in runs:
-
-        def nearest(model, encoder, run=run):  # of several, one on the same data, and of the same NAME
-            return min(
-                (
-                    r
-                    for r in runs
-                    if (r.model, r.encoder) == (model, encoder)
-                    and (r.model != run.model or r.network == run.network)
-                    and r.folds.keys() & run.folds.keys()
-                ),
-                key=lambda r: (bool(difference_of_data(run, r)), len({*run.name.split("_")} ^ {*r.name.split("_")})),
-                default=None,
-            )
-
-        if run.encoder and run.encoder != "scratch":
-            alone = next((name for name in ARCHS_OF_CNN if builder(name) is builder(run.model)), "cnn")
-            baselines = [nearest(run.model, "scratch") or nearest(alone, None) or nearest("cnn", None)]
-            baselines += [nearest(run.model, "random")] if run.encoder == "frozen" else []
-        else:
-            baselines = [nearest("cnn", None)] if run.model != "cnn" else []
-        pairs += [(run, baseline) for baseline in baselines if baseline]
-    return pairs
+        if not run.folds.keys() & baseline.folds.keys():
+            raise InputError(f"{run.name} and {name} have no fold in common: leave one of them out")
+    return [(run, baseline) for run in runs if run is not baseline]
 
 
-def builder(model):
-    """What builds the network of a row of RECIPES: two models with one are the same network."""
-    return RECIPES[model].build if model in RECIPES else model
+def pairs_with_controls(runs):
+    """([(run, its control)], {name of a run: why it has none}).
+
+    A classifier on an encoder is compared with the same network trained from scratch, which may be a cnn, and a frozen
+    one also with the same random one, since both pay what freezing costs. What has no such control is compared with the
+    model cnn. Of several candidates those on the same data count, of them that of the same NAME, else that without one.
+    """
+    pairs, unpaired = [], {}
+    for run in runs:
+        others = [one for one in runs if one.folds.keys() & run.folds.keys()]
+        same = [one for one in others if one.network == run.network]
+        scratch, alone, random = ([one for one in same if one.encoder == kind] for kind in ("scratch", None, "random"))
+        cnn = [one for one in others if one.model == "cnn" != run.model]
+        candidates = [cnn if run.encoder in (None, "scratch") else scratch or alone or cnn]
+        for controls in [*candidates, random] if run.encoder == "frozen" else candidates:
+            ranks = [
+                (bool(difference_of_data(run, one)), one.suffix != run.suffix, one.suffix != "") for one in controls
+            ]
+            nearest = [one for one, rank in zip(controls, ranks, strict=True) if rank == min(ranks)]
+            if len(nearest) > 1:
+                names = " and ".join(one.name for one in nearest)
+                unpaired[run.name] = f"{names} could each be its control: choose one with BASELINE"
+            else:
+                pairs += [(run, one) for one in nearest]
+    return pairs, unpaired
 
 
-# --- Statistics -----------------------------------------------------------------------------------------------------
+# --- Statistics -------------------------------------------------------------------------------------------------------
 
 
-def corrected_t_test(differences, share):
+def correlation_of_folds(val, labelled=1.0):
+    """How far the differences on two folds count as correlated, since their training sets overlap.
+
+    Nadeau and Bengio take the share of the images that is held out, a heuristic. Where few images have labels, a bound
+    is lower: each fold draws its labelled images anew, so two folds have the share labelled * (1 - val) of theirs in
+    common on average, and what follows from two samples in the same way correlates by no more than the share that they
+    have in common (Hoeffding 1948, A Class of Statistics with Asymptotically Normal Distribution). With
+    less than about a sixth of the labels that is the smaller of the two.
+    """
+    return min(val, labelled * (1 - val))
+
+
+def corrected_t_test(differences, correlation):
     """Corrected resampled t-test of differences over folds, whose training sets overlap: (low, high, p), two-sided.
 
-    `share` of the images is held out in each fold; the variance of the mean is s^2 (1 / folds + share / (1 - share)).
-    Nadeau and Bengio 2003, Inference for the Generalization Error.
+    `differences` is (folds,), or (..., folds) of several tests. The variance of the mean is
+    s^2 (1 / folds + correlation / (1 - correlation)). Nadeau and Bengio 2003, Inference for the Generalization Error.
     """
-    folds, mean = len(differences), np.mean(differences)
-    error = np.sqrt(np.var(differences, ddof=1) * (1 / folds + share / (1 - share)))
+    folds, mean = np.shape(differences)[-1], np.mean(differences, axis=-1)
+    error = np.sqrt(np.var(differences, axis=-1, ddof=1) * (1 / folds + correlation / (1 - correlation)))
     low, high = stats.t.interval(LEVEL, folds - 1, mean, error)
     return low, high, 2 * stats.t.sf(abs(mean / error), folds - 1)
 
@@ -408,122 +327,194 @@ def holm(p_values):
     return np.minimum(adjusted, 1)[np.argsort(order)]
 
 
-def compare_all(pairs):
-    """Differences in accuracy of (run, baseline) pairs on the folds that both have: a list of figures for each pair."""
-    compared = [compare(run, baseline, sorted(run.folds.keys() & baseline.folds.keys())) for run, baseline in pairs]
-    tested = [row for row in compared if row["t_test"]]
-    for row, p in zip(tested, holm([row["t_test"]["p"] for row in tested]), strict=True):
-        row["t_test"]["p_holm"] = float(p)
+def compare_all(pairs, reduced=()):
+    """Comparisons of (run, baseline) pairs, each figure with a verdict by its p, adjusted for their number."""
+    compared = [compare(run, baseline, reduced) for run, baseline in pairs]
+    for figures in (compared, [row["reduced_minus_others"] for row in compared if row["reduced_minus_others"]]):
+        tested = [figure["t_test"] for figure in figures if figure["t_test"]]
+        for test, p in zip(tested, holm([test["p"] for test in tested]), strict=True):
+            test["p_holm"] = float(p)
+        for figure in figures:
+            figure["verdict"] = verdict(figure)
     return compared
 
 
-def compare(run, baseline, folds):
-    right, other = (
-        np.array([each.predicted(fold) == each.labels for fold in folds], float) for each in (run, baseline)
-    )
-    differences = right.mean(axis=1) - other.mean(axis=1)
-    untested = "fewer than three folds" if len(folds) < FOLDS_TO_TEST else ""
-    if not untested and np.ptp(differences) < 1e-9:  # a few test images: nothing to estimate a spread from
-        untested = "the same difference on every fold"
-    apart = ("model", "encoder", *(["network"] if run.model != baseline.model else []))
-    unlike = [
-        {key: value for key, value in each.settings.items() if key not in apart and "sha256" not in key}
-        | {key: each.record[key] for key in ("precision", "device")}
-        for each in (run, baseline)
-    ]
-    pretrained = [each.encoder in PRETRAINED for each in (run, baseline)]
-    same_network = (builder(run.model), run.network) == (builder(baseline.model), baseline.network)
+def compare(run, baseline, reduced):
+    """Two runs on the folds that both have: accuracy, and the recall of reduced classes minus that of the others.
+
+    `reduced` are the classes to take where neither run has any.
+    """
+    folds = sorted(run.folds.keys() & baseline.folds.keys())
+    correlation = max(correlation_of_folds(one.settings["val"], one.same_data["LABELLED"]) for one in (run, baseline))
+    right, other = (np.array([one.right[fold] for fold in folds]) for one in (run, baseline))
+    classes = list(dict.fromkeys([*run.reduced, *baseline.reduced] or reduced))
+    contrast = None
+    if 0 < len(classes) < len(run.class_names):
+        differences = run.recall_of(classes, folds) - baseline.recall_of(classes, folds)
+        contrast = {"classes": classes, **over_folds(differences, correlation)}
+    apart = {"model", "encoder", *(["network"] if run.model != baseline.model else [])}
+    shared = [key for key in run.settings if key in baseline.settings and key not in apart and "sha256" not in key]
+    unlike = ({key: one.settings[key] for key in shared} for one in (run, baseline))
+    pretrained = [one.encoder in PRETRAINED for one in (run, baseline)]
     return {
         "run": run.name,
         "baseline": baseline.name,
-        "encoders": [run.encoder, baseline.encoder],
-        "control": same_network and sum(pretrained) == 1 and not difference_of_data(run, baseline),
+        "control": run.network == baseline.network and sum(pretrained) == 1 and not difference_of_data(run, baseline),
         "folds": folds,
-        "differences": differences.tolist(),
-        "mean": float(differences.mean()),
-        "t_test": None if untested else interval(corrected_t_test(differences, run.settings["val"])),
-        "untested": untested,
+        "correlation": correlation,
+        **over_folds(right.mean(axis=1) - other.mean(axis=1), correlation),
         "bootstrap": interval(paired_bootstrap((right - other).mean(axis=0))),
+        "reduced_minus_others": contrast,
         "unlike": differing_settings(*unlike, "{} {} and {}"),
+        "trained_unlike": unlike_trainings(run, baseline, folds),
     }
 
 
-def the_question(compared):
-    """Of comparisons those of a pretrained encoder with the same network without, or all where there is none."""
-    return [row for row in compared if row["control"]] or compared
+def over_folds(differences, correlation):
+    untested = "fewer than three folds" if len(differences) < FOLDS_TO_TEST else ""
+    if not untested and np.ptp(differences) < 1e-9:  # a few test images: nothing to estimate a spread from
+        untested = "the same difference on every fold"
+    test = None if untested else interval(corrected_t_test(differences, correlation))
+    return {
+        "differences": differences.tolist(),
+        "mean": float(differences.mean()),
+        "t_test": test,
+        "untested": untested,
+    }
 
 
 def interval(low_high_p):
     return dict(zip(("low", "high", "p"), map(float, low_high_p), strict=True))
 
 
-# --- What is said of it ---------------------------------------------------------------------------------------------
+def verdict(figure):
+    if not figure["t_test"]:
+        return f"not tested: {figure['untested']}"
+    if figure["t_test"]["p_holm"] >= 1 - LEVEL:
+        return "no difference shown"
+    return "better" if figure["mean"] > 0 else "worse"
+
+
+# --- By what code and on what processor -------------------------------------------------------------------------------
+
+
+def processor(record):
+    """What a training ran on: device, precision with the instruction set that it was chosen for, backend."""
+    backend = next((name for name in ("tensorflow", "jax") if name in record.get("versions", {})), "backend unknown")
+    reason = record.get("precision_reason", "unknown").removeprefix("the hardware has ")
+    return f"{record['device']}, {record['precision']} ({reason}), {backend}"
+
+
+def code(record):
+    """The hash of the code that trained; of an older record, which lacks it, the commit, + with changes to it."""
+    return record.get("code_sha256", "")[:8] or f"unknown, commit {record.get('commit') or 'unknown'}"
+
+
+def unlike_trainings(run, baseline, folds):
+    """Whether two runs were trained on other processors or by other code, as words, by their records of each fold."""
+    found = {}
+    for fold in folds:
+        first, second = (one.folds[fold]["record"] for one in (run, baseline))
+        if processor(first) != processor(second):
+            found.setdefault("on another processor", []).append(fold)
+        codes = {code(first), code(second)}
+        if any(word.startswith("unknown") for word in codes) and (
+            len(codes) > 1 or codes.pop().endswith(("+", "unknown"))
+        ):
+            found.setdefault("perhaps by other code", []).append(fold)
+        elif len(codes) > 1:
+            found.setdefault("by other code", []).append(fold)
+    return [words if of == folds else f"{words} ({in_folds(of)})" for words, of in found.items()]
+
+
+def in_folds(numbers):
+    return f"fold{'s'[: len(numbers) > 1]} {', '.join(map(str, numbers))}"
+
+
+# --- What is written --------------------------------------------------------------------------------------------------
+
+RUNS_COLUMNS = (
+    "Mean ± standard deviation over folds. The ensemble averages the probabilities of as many folds as it says: "
+    "ensembles of different sizes do not compare. All on {test_images:,} test images of {source}."
+)
+DIFFERENCES_COLUMNS = (
+    "Differences in percentage points. Over folds: corrected resampled t-test. An interval holds for its row alone; p "
+    "and the verdict are adjusted for the number of rows of the same figure (Holm's method), so an interval without 0 "
+    'can stand beside "no difference shown". Over test images: paired bootstrap, for these trained models alone.'
+)
+REDUCED_ROWS = (
+    ' "reduced - others": mean recall of the reduced classes ({}) minus that of the others; "worse" says that the '
+    "reduced classes lose more, or gain less, than the others."
+)
+ORIGINS = "Processor and code of each run (unknown: its record is older than the code's hash; +: uncommitted changes):"
 
 
 def figures_of(run, reduced, autoencoders):
-    """Mean and standard deviation over folds of what a run scored and cost, and the figures of its ensemble."""
+    """Mean and standard deviation over folds of what a run scored and cost, its ensemble, and how it was trained."""
 
-    def over_folds(figure):
+    def summary(figure):
         return spread([figure(fold) for fold in run.folds.values()])
 
+    def folds_by(word):
+        words = {fold: word(run.folds[fold]["record"]) for fold in sorted(run.folds)}
+        return {one: [fold for fold in words if words[fold] == one] for one in words.values()}
+
     scores = {
-        key: {name: over_folds(lambda fold, key=key, name=name: fold[key][name]) for name in reduced}
+        key: {name: summary(lambda fold, key=key, name=name: fold[key][name]) for name in reduced}
         if metric.per_class
-        else over_folds(lambda fold, key=key: fold[key])
+        else summary(lambda fold, key=key: fold[key])
         for key, metric in COMPARED.items()
         if all(key in fold for fold in run.folds.values())  # a metric may be newer than a report
     }
     return {
         "folds": sorted(run.folds),
         **scores,
-        "epochs": over_folds(lambda fold: len(fold["record"]["history"]["loss"])),
-        "minutes": over_folds(lambda fold: fold["record"]["seconds"] / 60),
+        "epochs": summary(lambda fold: len(fold["record"]["history"]["loss"])),
+        "minutes": summary(lambda fold: fold["record"]["seconds"] / 60),
         "parameters": run.record["parameters"],
         "trainable_parameters": run.record["trainable_parameters"],
+        "encoder_from": name_and_fold(run.record.get("encoder_from") or "")[0],
         "autoencoder": autoencoders.get(run.settings.get("encoder_sha256")),
         "ensemble": run.ensemble and {key: run.ensemble[key] for key in COMPARED if key in run.ensemble},
+        "processors": folds_by(processor),
+        "code": folds_by(code),
     }
-
-
-def tables(content):
-    """The table of the runs and, where there are comparisons, that of the differences."""
-    rows, reduced = [], content["reduced"]
-    for name, run in content["runs"].items():
-        rows.append(run_row(name, run, reduced))
-        if run["ensemble"]:
-            scores = {title: f"{value:.3f}" for title, value in titled(run["ensemble"], reduced).items()}
-            rows.append({"run": "its ensemble", "folds": f"of {len(run['folds'])}", **scores})
-    differences = list(map(difference_row, content["comparisons"]))
-    return [markdown_table(one) for one in (rows, differences) if one]
 
 
 def run_row(name, run, reduced):
     """A run's figures, as figures_of gives them, as {title of a column: word}."""
     quality = run["autoencoder"]
+    quality = f" ({quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f})" if quality else ""
     return {
         "run": name,
         "folds": str(len(run["folds"])),
         **{title: show(value, 3) for title, value in titled(run, reduced).items()},
+        "ensemble": run["ensemble"] and f"{run['ensemble']['accuracy']:.3f} (of {len(run['folds'])})",
         "parameters (trainable)": f"{run['parameters']:,} ({run['trainable_parameters']:,})",
         "epochs": show(run["epochs"], 0),
         "minutes a fold": show(run["minutes"], 0),
-        "autoencoder's PSNR, SSIM": quality and f"{quality['PSNR (dB)']['mean']:.1f} dB, {quality['SSIM']['mean']:.3f}",
+        "encoder from (PSNR, SSIM)": f"{run['encoder_from']}{quality}",
     }
 
 
-def difference_row(row):
-    """A comparison of two runs as {title of a column: word}."""
-    test, images = row["t_test"], row["bootstrap"]
-    return {
-        "accuracy, in points": f"{row['run']} - {row['baseline']}",
-        "folds": str(len(row["folds"])),
-        "difference": f"{100 * row['mean']:+.1f}",
-        "95 % over folds": test and between(test),
-        "p": test and show_p(test["p"]),
-        "p (Holm)": test and show_p(test["p_holm"]),
-        "95 % over test images": between(images),
-        "p over images": show_p(images["p"]),
-    }
+def difference_rows(compared):
+    """Comparisons as rows of {title of a column: word}: those of accuracy, then those of the reduced classes."""
+    figures = [(row, "accuracy", row) for row in compared]
+    figures += [(row, "reduced - others", row["reduced_minus_others"]) for row in compared]
+    return [
+        {
+            "comparison": f"{row['run']} minus {row['baseline']}",
+            "figure": title,
+            "folds": str(len(row["folds"])),
+            "difference": f"{100 * figure['mean']:+.1f}",
+            "95 % over folds": figure["t_test"] and between(figure["t_test"]),
+            "p (Holm)": figure["t_test"] and show_p(figure["t_test"]["p_holm"]),
+            "verdict": figure["verdict"],
+            "95 % over test images": between(figure["bootstrap"]) if "bootstrap" in figure else "",
+        }
+        for row, title, figure in figures
+        if figure
+    ]
 
 
 def between(found):
@@ -534,58 +525,43 @@ def show_p(p):
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def paragraphs(content):
-    """What can be concluded and what cannot, in plain words; then what was left out."""
-    compared = content["comparisons"]
-    controlled = [row for row in compared if row["control"]]
-    if controlled:
-        said = ["Does a pretrained encoder help, compared with the same network without?", *map(finding, controlled)]
-    elif compared and not any(itertools.chain(*(row["encoders"] for row in compared))):
-        said = []  # nobody asks that of these
-    else:
-        said = [
-            "Whether a pretrained encoder helps cannot be concluded from these comparisons: that takes the same "
-            "network trained from scratch (ENCODER=scratch); a gain over another network may be its depth."
-        ]
-    if others := [row for row in compared if not row["control"]]:
-        said += [*(["Besides:"] if said else []), *map(finding, others)]
-    said.append(f"All on {content['data']['test_images']:,} test images of {content['data']['source']}.")
-    if any(row["t_test"] for row in compared):
-        said.append(
-            "Over folds: corrected resampled t-test, intervals for each comparison alone, p adjusted by Holm's method; "
-            "it holds where chance in training outweighs what the folds share: the test images, the autoencoder and "
-            "most training images."
-        )
+def in_words(content):
+    """The two tables, each with what its columns mean and how its runs were trained; then what was left out."""
+    runs, compared, reduced = content["runs"], content["comparisons"], content["reduced"]
+    trained = {name: [*in_order(run["processors"]), *in_order(run["code"], "code ")] for name, run in runs.items()}
+    parts = [
+        markdown_table([run_row(name, run, reduced) for name, run in runs.items()]),
+        textwrap.fill(RUNS_COLUMNS.format(**content["data"]), 120),
+        listed(ORIGINS, trained),
+    ]
     if compared:
-        said.append("Over test images: paired bootstrap, conditional on the trained models.")
-    left_out = "\n".join(f"- {name}: {reason}" for name, reason in content["left_out"].items())
-    return [textwrap.fill(" ".join(said), 120), *([f"Left out:\n{left_out}"] if left_out else [])]
+        meaning = DIFFERENCES_COLUMNS + (REDUCED_ROWS.format(", ".join(reduced)) if reduced else "")
+        parts += [markdown_table(difference_rows(compared)), textwrap.fill(meaning, 120), differing_trainings(compared)]
+    parts.append(listed("Left out:", {name: [reason] for name, reason in content["left_out"].items()}))
+    return "\n\n".join(filter(None, parts))
 
 
-def finding(row):
-    """One comparison as a sentence or two."""
-    test, images = row["t_test"], row["bootstrap"]
-    if not test:
-        verdict = "cannot be tested over folds against"
-    elif test["p_holm"] >= 1 - LEVEL:
-        verdict = "is not shown to differ from"
-    else:
-        verdict = "is better than" if row["mean"] > 0 else "is worse than"
-    figures = f"{100 * row['mean']:+.1f} points of accuracy on fold{'s'[: len(row['folds']) > 1]} "
-    figures += ", ".join(map(str, row["folds"]))
-    if test:
-        figures += f"; 95 % interval {between(test)}; p {show_p(test['p_holm'])}"
-    else:
-        figures += f": {row['untested']}; over test images, for these trained models, {between(images)}"
-    said = f"{row['run']} {verdict} {row['baseline']} ({figures})."
-    if row["control"] and "frozen" in row["encoders"] and "random" not in row["encoders"]:
-        said += " This includes what freezing costs."
-    unlike = row["unlike"].split("; ") if row["unlike"] else []
-    of_data = [*itertools.chain(*MAY_DIFFER.values())]
-    unlike.sort(key=lambda words: words.split()[0] not in of_data)  # those are said first
-    if len(unlike) > 4:
-        unlike[3:] = [f"and {len(unlike) - 3} more, which the .json has"]
-    return said + (f" Their settings differ: {'; '.join(unlike)}." if unlike else "")
+def in_order(kinds, what=""):
+    """{word: folds} as words, with the folds where there are several."""
+    return [f"{what}{word}{f' ({in_folds(folds)})' if len(kinds) > 1 else ''}" for word, folds in kinds.items()]
+
+
+def differing_trainings(compared):
+    """How else the runs of each comparison differ: processor, code and settings."""
+    found = {}
+    for row in compared:
+        unlike = row["unlike"].split("; ") if row["unlike"] else []
+        if len(unlike) > 6:
+            of_data = [words for words in unlike if words.split()[0] in ("REDUCED", "KEEP", "LABELLED")]
+            unlike = [*of_data, f"in {len(unlike)} settings, which the .json has"]
+        found[f"{row['run']} minus {row['baseline']}"] = [*row["trained_unlike"], *unlike]
+    return listed("Trained differently:", found)
+
+
+def listed(title, points):
+    """A title above a list of `name: words`, or '' where there are none."""
+    lines = [f"- {name}: {'; '.join(words)}" for name, words in points.items() if words]
+    return "\n".join([title, *(textwrap.fill(line, 120, subsequent_indent="  ") for line in lines)]) if lines else ""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw how accuracy grows with the labelled pictures: the network from scratch, and on an autoencoder's encoder.
+"""Draw how accuracy grows with the labelled pictures: the network from scratch, and on pretrained encoders.
 
 Reads the reports of evaluate.py of one network trained with several LABELLED, also in folders of imgs/; writes
 imgs/curve.txt, .json and .png. Trains nothing.
@@ -9,16 +9,16 @@ from util import cli  # isort: split
 import json
 
 from common import titled
-from compare import between, builder, compare_all, figures_of, read_reports
-from recipes import IMAGES, RunSuffix, Settings, row_name, run_name
+from compare import between, builder, compare_all, differing_trainings, figures_of, read_reports
+from recipes import IMAGES, RunSuffix, Settings, name_and_fold, row_name, run_name
 from util import plots
 from util.cli import InputError
 from util.files import commit_json, commit_text
 from util.settings import Part, parse, setting
 
-ALIKE = Settings.model_fields.keys() - {"model", "labelled", "epochs", "batch_size", "patience"}
-ALIKE -= {"learning_rate", "bias_rate_factor", "muon_rate_factor", "warmup"}
-ALIKE -= {key for key in ALIKE if key.endswith("sha256")}  # of pictures those of same_data
+# The points of a curve have the other settings in common. Lengths, batches and rates are chosen for each.
+FREE = {"model", "labelled", "epochs", "batch_size", "patience", "validate_every", "warmup"}
+FREE |= {key for key in Settings.model_fields if key.endswith("sha256") or "rate" in key}
 
 
 class Options(Part):
@@ -31,59 +31,61 @@ def main(argv=None):
     network = builder(row_name("autoencoder_cls", options.arch))
     runs, autoencoders, _ = read_reports(subfolders=True)
     of_network = [run for run in runs if builder(run.model) is network]
-    runs = one_a_point(of_network)
+    runs = dict(sorted(one_a_point(of_network).items()))
     if len({share for share, _ in runs}) < 2:
         raise InputError(
             f"a curve takes reports of two shares of labels and more, in {IMAGES}: run "
             f"`make ae_cls ARCH={options.arch} LABELLED=0.25 NAME=quarter` and the like"
         )
-    points = {(share, kind): point(run, share, kind, autoencoders) for (share, kind), run in sorted(runs.items())}
-    places = [(share, kind) for share, kind in points if kind != "scratch" and (share, "scratch") in runs]
-    places = [(share, kind) for share, kind in places if runs[share, kind].folds.keys() & runs[share, "scratch"].folds]
-    compared = compare_all([(runs[share, kind], runs[share, "scratch"]) for share, kind in places])
-    for each, row in zip(places, compared, strict=True):
-        points[each]["difference"] = row
+    points = {place: point(run, *place, autoencoders) for place, run in runs.items()}
+    pairs = {(share, kind): (run, runs.get((share, "scratch"))) for (share, kind), run in runs.items()}
+    pairs = {place: (run, other) for place, (run, other) in pairs.items() if other and run is not other}
+    pairs = {place: (run, other) for place, (run, other) in pairs.items() if run.folds.keys() & other.folds}
+    compared = compare_all(pairs.values())
+    for place, row in zip(pairs, compared, strict=True):
+        points[place]["difference"] = row
 
     data, points = next(iter(runs.values())).data, list(points.values())
-    text = plots.markdown_table(list(map(table_row, points)))
-    if others := sorted({run.name for run in of_network} - {point["run"] for point in points}):
-        text += f"\n\nNot drawn, as trained otherwise or a second time for one point: {', '.join(others)}."
-    name = run_name("curve", data["prefix"], name=options.name)
-    commit_text(IMAGES / f"{name}.txt", f"{text}\n")
-    commit_json(IMAGES / f"{name}.json", {"arch": options.arch, "data": data, "points": points})
-    plots.plot_learning_curves(IMAGES / f"{name}.png", f"ARCH={options.arch}, {data['source']}", points)
-    print(f"{text}\n\n{IMAGES / name}.txt, .json and .png are written")
-
-
-def trained_alike(run):
-    """What a curve's runs have in common: pictures and settings but for labels, encoder, length, batches and rates."""
-    pictures = {what: value for what, value in run.same_data.items() if what != "LABELLED"}
-    settings = {key: value for key, value in run.settings.items() if key in ALIKE}
-    return json.dumps([pictures, settings], sort_keys=True)
+    others = sorted({run.name for run in of_network} - {point["run"] for point in points})
+    left_out = others and f"Not drawn, as trained otherwise or a second time for one point: {', '.join(others)}."
+    text = [plots.markdown_table(list(map(table_row, points))), differing_trainings(compared), left_out]
+    text = "\n\n".join(filter(None, text))
+    path = IMAGES / run_name("curve", data["prefix"], name=options.name)
+    commit_text(path.with_suffix(".txt"), f"{text}\n")
+    commit_json(path.with_suffix(".json"), {"arch": options.arch, "data": data, "points": points})
+    plots.plot_learning_curves(path.with_suffix(".png"), f"ARCH={options.arch}, {data['source']}", points)
+    print(f"{text}\n\n{path}.txt, .json and .png are written")
 
 
 def one_a_point(runs):
-    """{(share of labels, encoder): run} of runs that were trained alike.
+    """{(share of labels, kind of encoder): run} of runs that were trained alike.
 
-    Of several such groups one with several shares, then the one trained here last, then the largest.
+    Of several such groups one with several shares, then the one trained here last, then the largest. Of several runs
+    for one point the one with most folds.
     """
     groups = {}
     for run in runs:
-        groups.setdefault(trained_alike(run), []).append(run)
-    group = max(
-        groups.values(),
-        key=lambda group: (
-            len({run.same_data["LABELLED"] for run in group}) > 1,
-            max(run.trained_here for run in group),
-            len(group),
-        ),
-        default=[],
-    )
+        pictures = {what: value for what, value in run.same_data.items() if what != "LABELLED"}
+        settings = {key: value for key, value in run.settings.items() if key in Settings.model_fields.keys() - FREE}
+        groups.setdefault(json.dumps([pictures, settings], sort_keys=True), []).append(run)
+
+    def rank(group):
+        shares = {run.same_data["LABELLED"] for run in group}
+        return len(shares) > 1, max(run.trained_here() for run in group), len(group)
+
     found = {}
-    for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
-        share, kind = run.same_data["LABELLED"], run.encoder or "scratch"  # that is the network alone
-        found.setdefault((share, kind), run)
+    group = max(groups.values(), key=rank, default=[])
+    for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here(), run.name)):
+        found.setdefault((run.same_data["LABELLED"], kind_of(run)), run)
     return found
+
+
+def kind_of(run):
+    """Its ENCODER, and the run that the encoder comes from where that is no autoencoder; without one 'scratch'."""
+    source = name_and_fold(run.record.get("encoder_from") or "")[0]
+    return (
+        f"{run.encoder} from {source}" if source and not source.startswith("autoencoder") else run.encoder or "scratch"
+    )
 
 
 def point(run, share, kind, autoencoders):
@@ -97,9 +99,9 @@ def table_row(point):
     row = {"labelled images": f"{point['images']:,}", "encoder": point["encoder"], "folds": str(len(point["folds"]))}
     row |= {title: plots.show(figure, 3) for title, figure in titled(point, point["reduced"]).items()}
     if found := point.get("difference"):
-        row["- scratch, in points"] = f"{100 * found['mean']:+.1f}"
-        row["95 % over folds"] = between(found["t_test"]) if found["t_test"] else found["untested"]
-        row |= {"settings that differ": found["unlike"]} if found["unlike"] else {}
+        row["minus scratch, in points"] = f"{100 * found['mean']:+.1f}"
+        row["95 % over folds"] = between(found["t_test"]) if found["t_test"] else ""
+        row["verdict"] = found["verdict"]
     return {**row, "run": point["run"]}
 
 

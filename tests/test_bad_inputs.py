@@ -72,7 +72,6 @@ NAME, LIST = (
     "may hold letters, digits and '-' only, 40 at most",
     "is not a list such as bird,deer,truck or 2,4,9, or none",
 )
-RUN_NAMES = "names no runs; they are such as cnn autoencoder_cls_noaug"
 NO_PATH, UNPRINTABLE = (
     "an empty text is no path; leave the option out, or give a file",
     "holds what cannot be printed; rename the file",
@@ -116,10 +115,6 @@ OPTIONS = {  # command: its sentence, before "; ... --help lists the options" wh
     "train_cnn --arch resnet": f"ARCH=resnet {ARCHS}",
     "evaluate --model cnn --arch ''": f"ARCH= {ARCHS}",
     "train_cnn --encoder scratch": "unrecognized arguments: --encoder",
-    "compare --runs ''": f"argument --runs: '' {RUN_NAMES}",
-    "compare --runs 'cnn ../up'": f"argument --runs: 'cnn ../up' {RUN_NAMES}",
-    "compare --baseline '$(touch pwned)'": f"argument --baseline: '$(touch pwned)' {RUN_NAMES}",
-    "compare --baseline a/b": f"argument --baseline: 'a/b' {RUN_NAMES}",
     "compare --seed 2": "unrecognized arguments: --seed",
     "train_cnn --config none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
     "train_ae_classifier --config ''": f"argument --config: {NO_PATH}",
@@ -168,8 +163,6 @@ KNOBS = {  # the same in make's words
     "export MODEL=cnn FORMAT=ONNX": "FORMAT: 'ONNX' is not tf_saved_model or onnx or litert",
     "predict MODEL=cnn IMAGE=": f"IMAGE: {NO_PATH}",
     "predict MODEL=cnn IMAGE=a.png OUT=": f"OUT: {NO_PATH}",
-    "compare RUNS=../up": f"RUNS: '../up' {RUN_NAMES}",
-    "compare BASELINE=": f"BASELINE: '' {RUN_NAMES}",
     "train_cnn FORCE=yes": "FORCE=yes is neither 1 nor 0",
     "train_autoencoder 'NOAUG=\n'": "NOAUG=  is neither 1 nor 0",
     "train_ae_classifier --shared NOAUG=2": "NOAUG=2 is neither 1 nor 0",

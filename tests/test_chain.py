@@ -144,7 +144,7 @@ def test_a_network_of_ones_own_is_what_the_readme_says(project):
     assert record["settings"].items() >= {"model": "cnn_small", "batch_size": 64, "balanced": True}.items()
     assert "  ARCH       another network" in typed(project, "help", timeout=20)
     typed(project, "cnn", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", "BATCH=64", timeout=200)
-    assert "digits_cnn_small - digits_cnn |" in typed(project, "compare", timeout=100)
+    assert "digits_cnn_small minus digits_cnn |" in typed(project, "compare", timeout=100)
 
 
 @pytest.mark.long

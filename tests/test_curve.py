@@ -66,46 +66,39 @@ def test_points_are_those_of_the_reports_against_the_network_alone(study, capsys
     assert (recipes.IMAGES / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_pictures_are_left_out_and_of_two_runs_the_one_with_more_folds_counts(study, capsys):
-    report(0.5, [0.9, 0.9, 0.9], "frozen", "other", kept_sha256="x")
-    report(1.0, [0.9, 0.9], "tuned", "short")
-    points = {(point["images"], point["encoder"]): point for point in drawn()}
-    assert (500, "frozen") not in points
-    assert points[1000, "tuned"]["run"] == "autoencoder_cls_fast_tuned"
-    said = "one point: autoencoder_cls_fast_half_other, autoencoder_cls_fast_tuned_short."
-    assert f"Not drawn, as trained otherwise or a second time for {said}" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("share", "right", "encoder", "more"),
+    [
+        (0.5, [0.9] * 3, "frozen", {"kept_sha256": "x"}),  # other pictures
+        (1.0, [0.9] * 4, None, {"balanced": True}),  # trained otherwise, though here and last
+        (1.0, [0.9] * 2, "tuned", {"epochs": 1}),  # fewer folds
+    ],
+)
+def test_runs_of_other_pictures_trained_otherwise_or_of_fewer_folds_are_no_points(study, share, right, encoder, more):
+    report(share, right, encoder, "other", **more)
+    before, *_ = (path for path in recipes.IMAGES.glob("*other*.json"))
+    recipes.CHECKPOINTS.mkdir()
+    (recipes.CHECKPOINTS / before.name.replace("report.json", "fold1.keras")).touch()
+    assert not any("other" in point["run"] for point in drawn())
+    assert "other" in (recipes.IMAGES / "curve.txt").read_text()  # said to be left out
 
 
-def test_runs_trained_otherwise_are_no_points(study):
-    report(1.0, [0.9, 0.9, 0.9, 0.9], None, "balanced", balanced=True, logit_adjustment=0.0)
-    report(0.25, [0.9, 0.9, 0.9, 0.9], None, "longer", epochs=60, batch_size=125, learning_rate=0.1)
-    points = {(point["images"], point["encoder"]): point["run"] for point in drawn()}
-    assert points[1000, "scratch"] == "cnn_fast"
-    assert points[250, "scratch"] == "cnn_fast_quarter_longer"  # it has more folds
+def test_other_lengths_and_rates_are_points_and_said(study):
+    report(0.25, [0.9] * 4, "frozen", "longer", epochs=60, batch_size=125, learning_rate=0.1, muon_rate_factor=0.02)
+    (found,) = (point for point in drawn() if point["images"] == 250 and point["encoder"] == "frozen")
+    assert found["run"] == "autoencoder_cls_fast_quarter_longer"
+    assert "EPOCHS 60 and 12" in (recipes.IMAGES / "curve.txt").read_text()
 
 
-def test_more_folds_go_before_a_later_trial_and_what_differs_is_said(study, capsys):
-    report(1.0, [0.9, 0.9], "tuned", "try", epochs=1)
-    recipes.CHECKPOINTS.mkdir(exist_ok=True)
-    (recipes.CHECKPOINTS / "autoencoder_cls_fast_tuned_try_fold1.keras").touch()
-    report(0.25, [0.5, 0.5, 0.53, 0.5], "frozen", "longer", epochs=60)
-    assert "autoencoder_cls_fast_tuned_try" not in {point["run"] for point in drawn()}
-    assert "| EPOCHS 60 and 12" in capsys.readouterr().out
+def test_an_encoder_that_is_no_autoencoders_has_a_curve_of_its_own(study):
+    report(0.25, [0.9] * 4, "tuned", "turns", record={"encoder_from": "cnn_fast_turns_fold1"})
+    found = {point["encoder"]: point["run"] for point in drawn() if point["images"] == 250}
+    assert found["tuned"] == "autoencoder_cls_fast_tuned_quarter"
+    assert found["tuned from cnn_fast_turns"] == "autoencoder_cls_fast_tuned_quarter_turns"
 
 
-def test_a_group_of_several_shares_goes_before_one_trained_here_later(study):
-    report(1.0, [0.9, 0.9, 0.9], None, "balanced", balanced=True)
-    recipes.CHECKPOINTS.mkdir(exist_ok=True)
-    (recipes.CHECKPOINTS / "cnn_fast_balanced_fold1.keras").touch()
-    assert "cnn_fast_balanced" not in {point["run"] for point in drawn()}
-
-
-def test_one_share_is_no_curve(workdir):
+@pytest.mark.parametrize("words", [["ARCH=elu"], []])
+def test_one_share_or_a_network_without_encoders_is_no_curve(workdir, words):
     report(0.5, [0.7, 0.7, 0.71], None)
-    with pytest.raises(InputError, match="a curve takes reports of two shares of labels and more, in imgs: run `make"):
-        curve.main([])
-
-
-def test_a_network_without_classifiers_on_an_autoencoder_is_refused(study):
-    with pytest.raises(InputError, match="ARCH=elu is no network of autoencoder_cls"):
-        curve.main(["ARCH=elu"])
+    with pytest.raises(InputError):
+        curve.main(words)

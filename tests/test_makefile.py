@@ -189,7 +189,7 @@ def test_what_a_script_would_ignore_it_refuses(project, target, knob):
         ),
         ("test-eval MODEL=resnet", "evaluate.py: MODEL: 'resnet' is not cnn or autoencoder or autoencoder_cls or mod_"),
         ("test-eval", "evaluate.py: the following arguments are required: --model; evaluate.py --help lists the optio"),
-        ("compare RUNS=$HOME", "compare.py: RUNS: '$HOME' names no runs; they are such as cnn autoencoder_cls_noaug; "),
+        ("compare RUNS=$HOME", "compare.py: '$HOME' cannot be compared: "),
     ],
 )
 def test_wrong_values_are_refused_before_anything_is_trained(project, words, sentence):

@@ -261,23 +261,29 @@ def plot_distribution(title, train, val, class_names):
 
 @plot
 def plot_differences(compared):
-    """Each comparison's difference in accuracy, on every fold and on average, with both intervals."""
-    figure, axes = new_figure(size=(8, 1.6 + 0.8 * len(compared)))
+    """Each comparison's difference in accuracy, on every fold and on average, with both intervals, under its names."""
+    figure, axes = new_figure(size=(8, 1.5 + 0.62 * len(compared)))
     for place, row in enumerate(compared):
         points = 100 * np.array(row["differences"])
-        axes.plot(points, np.full(len(points), place), "o", color="0.6", markersize=4, label="a fold")
-        for found, height, color, width, label in (
-            (row["t_test"], -0.28, BLUE, 3, "mean, 95 % over folds"),
-            (row["bootstrap"], 0.28, ORANGE, 1, "mean, 95 % over test images, for these trained models"),
+        for found, height, look in (
+            (row["t_test"], 0.1, {"color": BLUE, "linewidth": 5, "label": "95 % over folds (quoted in the text)"}),
+            (row["bootstrap"], 0.3, {"color": ORANGE, "linewidth": 1.5, "label": "95 % over test images"}),
         ):
             if found:
-                ends = 100 * np.array([found["low"], found["high"]])
-                axes.plot(ends, [place + height] * 2, color=color, linewidth=width)
-                axes.plot(points.mean(), place + height, "D", color=color, markersize=5, label=label)
+                ends = [100 * found["low"], 100 * found["high"]]
+                axes.plot(ends, [place + height] * 2, solid_capstyle="butt", **look)
+        dot = {"marker": "o", "linestyle": "none", "markersize": 5, "markeredgewidth": 0.8, "markeredgecolor": "black"}
+        axes.plot(points.mean(), place + 0.1, "|", color="black", markersize=15, markeredgewidth=2, label="mean")
+        axes.plot(points, np.full(len(points), place + 0.1), color="white", label="each fold", **dot)
+        style = {"va": "center", "fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
+        names = f"{row['run']} minus {row['baseline']}"
+        axes.text(0.01, place - 0.22, names, transform=axes.get_yaxis_transform(), **style)
+    for place in range(len(compared) - 1):
+        axes.axhline(place + 0.5, color="0.85", linewidth=1)
     axes.axvline(0, color="0.3", linewidth=1)
-    axes.set_yticks(range(len(compared)), [f"{row['run']}\n- {row['baseline']}" for row in compared], fontsize=9)
+    axes.set_yticks([])
     axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.set(xlabel="difference in test accuracy, percentage points: right of 0, the first named is better")
+    axes.set(xlabel="difference in accuracy (percentage points)")
     axes.grid(axis="x", alpha=0.3)
     entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
@@ -289,18 +295,18 @@ def plot_recalls(runs, reduced):
     """Recall of each reduced class, and the accuracy over all classes, of each of {run: its figures}."""
     kinds = [(f"recall of {name}", f"C{place % 10}", "os^vPX*<d"[place % 9]) for place, name in enumerate(reduced)]
     kinds.append(("accuracy over all classes", "0.3", "D"))
-    figure, axes = new_figure(size=(8, 1.4 + 0.2 * (len(kinds) + 1) * len(runs)))
+    figure, axes = new_figure(size=(8, 1.4 + (0.25 + 0.1 * len(kinds)) * len(runs)))
     for place, figures in enumerate(runs.values()):
         values = [*(figures["recall"][name] for name in reduced), figures["accuracy"]]
         heights = place + np.linspace(-0.5, 0.5, len(kinds) + 2)[1:-1]
         for (label, color, mark), value, height in zip(kinds, values, heights, strict=True):
-            style = {"color": color, "marker": mark, "markersize": 6, "capsize": 3, "linestyle": "none", "label": label}
+            style = {"color": color, "marker": mark, "markersize": 5, "capsize": 2, "linestyle": "none", "label": label}
             axes.errorbar(100 * value["mean"], height, xerr=100 * (value["std"] or 0), **style)
     for place in range(len(runs) - 1):
         axes.axhline(place + 0.5, color="0.85", linewidth=1)
     axes.set_yticks(range(len(runs)), runs, fontsize=9)
     axes.set_ylim(len(runs) - 0.5, -0.5)
-    axes.set(xlabel="%, on the test images; bars: standard deviation over folds")
+    axes.set(xlabel="% of the test images (bars: standard deviation over folds)")
     axes.grid(axis="x", alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     shown = len(kinds)  # those of one run
@@ -308,7 +314,7 @@ def plot_recalls(runs, reduced):
     return figure
 
 
-ENCODER_MARKS = {
+ENCODER_LOOKS = {
     # A ring, which another's mark in the same place does not hide.
     "scratch": {"color": BLUE, "marker": "o", "markersize": 10, "fillstyle": "none", "linewidth": 3, "alpha": 0.7},
     "frozen": {"color": ORANGE, "marker": "s"},
@@ -321,11 +327,14 @@ ENCODER_MARKS = {
 def plot_learning_curves(title, points):
     """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch."""
     figure, (above, below) = new_figure(rows=2, size=(8, 7))
-    for kind, look in ENCODER_MARKS.items():
+    others = sorted({point["encoder"] for point in points} - ENCODER_LOOKS.keys())
+    looks = ENCODER_LOOKS | {kind: {"marker": "D", "linestyle": "--"} for kind in others}
+    for kind, look in looks.items():
         style = {"markersize": 5, "capsize": 3, "label": kind, **look}
         if mine := [point for point in points if point["encoder"] == kind]:
             accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
-            above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
+            drawn = above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
+            style["color"] = drawn[0].get_color()
         if compared := [point for point in mine if "difference" in point]:
             means = np.array([point["difference"]["mean"] for point in compared])
             tests = [point["difference"]["t_test"] or {"low": np.nan, "high": np.nan} for point in compared]
@@ -337,10 +346,10 @@ def plot_learning_curves(title, points):
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-    above.set(title=title, ylabel="test accuracy, %")
-    above.legend(frameon=False, loc="upper left", title="encoder; bars: standard deviation over folds")
+    above.set(title=title, ylabel="test accuracy (%)")
+    above.legend(frameon=False, loc="upper left", title="encoder (bars: standard deviation over folds)")
     below.axhline(0, color="0.3", linewidth=1)
-    below.set(xlabel="labelled training images", ylabel="points more than from scratch")
+    below.set(xlabel="labelled training images", ylabel="minus scratch (percentage points)")
     if below.get_legend_handles_labels()[0]:
-        below.legend(frameon=False, title="bars: 95 % over folds")
+        below.legend(frameon=False, title="encoder (bars: 95 % over folds)")
     return figure
