@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 import common
-from common import IMAGE_SHAPE, BalancedBatches
+from common import BalancedBatches
+from data import IMAGE_SHAPE
 from recipes import IMAGES, PLAIN, RECIPES, model_of
 from util import hardware
 from util.backend import Later, keras, ops

@@ -1,115 +1,29 @@
 """The subject: from pictures to figures, in the order in which an image meets it.
 
-data -> the imbalance -> the split -> balanced batches -> augmentation -> networks -> metrics.
+the imbalance -> the split -> balanced batches -> augmentation -> networks -> metrics.
 """
 
 import dataclasses
 import functools
 import math
-import os
-import re
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from util import pictures
+from data import IMAGE_SHAPE, load_data
 from util.backend import Later, keras, layers, ops
 from util.cli import InputError
 from util.files import first_line, sha256
 from util.settings import Part, setting
 
-datasets, metrics, model_selection = map(Later, ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection"))
-ndimage, transform = Later("scipy.ndimage"), Later("skimage.transform")
-
-# --- Data -----------------------------------------------------------------------------------------------------------
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DIGITS_CLASSES = tuple("0123456789")
-HALVED = (2, 4, 9)  # of these two; of other pictures, what REDUCED says
-IMAGE_SHAPE = (32, 32, 3)
+metrics, model_selection, ndimage = map(Later, ("sklearn.metrics", "sklearn.model_selection", "scipy.ndimage"))
 
 
 def rng(seed, *key):
     """A numpy generator that depends on `seed` and on what is drawn (`key`: words and numbers), on nothing else."""
     return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else k for k in key)])
-
-
-@dataclasses.dataclass
-class Images:
-    """Pictures of one part of a data set: images (n, 32, 32, 3) uint8, labels (n,) integers."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple
-    prefix: str  # of the names of runs
-    source: str
-    halved: tuple  # classes of which images are left out where REDUCED is unset
-
-    @functools.cached_property
-    def sha256(self):
-        return sha256(self.images, self.labels)
-
-
-def load_data(data=None, part="train"):
-    """Load one part ('train' or 'test') of what DATA names: the first of SOURCES that fits it.
-
-    Raises InputError where the pictures cannot be had; never falls back to others.
-    """
-    images, labels, names, prefix = source_of(data).load(data, part)
-    halved = HALVED if names == CIFAR10_CLASSES or source_of(data).load is load_digits else ()
-    return Images(images, labels, names, prefix, Path(os.path.abspath(data)).name if data else "cifar10", halved)
-
-
-# A loader takes DATA and the part, and returns (images, labels, class names, prefix of the names of runs).
-
-
-def load_cifar10(data, part):
-    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it for all programs."""
-    return *pictures.fetch_cifar10()[0 if part == "train" else 1], CIFAR10_CLASSES, ""
-
-
-def load_digits(data, part):
-    """scikit-learn's 1,797 handwritten digits as 32x32 colour pictures; a stratified tenth is the test set."""
-    digits = datasets.load_digits()
-    rows = held_out_tenth(digits.target, part)
-    small = digits.images[rows] / 16
-    grey = np.stack([transform.resize(one, IMAGE_SHAPE[:2], order=1, mode="edge") for one in small])
-    images = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
-    return images, digits.target[rows].astype(np.int64), DIGITS_CLASSES, "digits"
-
-
-def held_out_tenth(labels, part):
-    """Indices of 'train' or 'test' where a data set has no test part: a stratified tenth, the same for every seed."""
-    try:
-        rows = model_selection.train_test_split(np.arange(len(labels)), test_size=0.1, stratify=labels, random_state=0)
-    except ValueError as error:
-        raise InputError(f"a tenth cannot be held out as test pictures ({error}): give more of them") from None
-    return np.sort(rows[0] if part == "train" else rows[1])
-
-
-def load_npz(path, part):
-    """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
-    images, labels, names, sizes = pictures.read_npz(path, part, IMAGE_SHAPE, CIFAR10_CLASSES)
-    cifar10 = sizes == [(50_000,), (10_000,)] and names == CIFAR10_CLASSES
-    return images, labels, names, "" if cifar10 else data_prefix(path)
-
-
-def load_folder(path, part):
-    """One part of a folder of pictures, cut and shrunk to 32x32; without a test folder, a stratified tenth is it."""
-    arrays, names = pictures.read_folder(path, IMAGE_SHAPE[:2])
-    there = part if "x_test" in arrays else "train"
-    rows = slice(None) if "x_test" in arrays else held_out_tenth(arrays["y_train"], part)
-    return arrays[f"x_{there}"][rows], arrays[f"y_{there}"][rows], names, data_prefix(path)
-
-
-def data_prefix(path):
-    """What the names of runs on own pictures begin with: the file's stem, as far as it is fit for a file's name."""
-    path = os.path.abspath(path)  # of `.`, too
-    prefix = re.sub(r"[^A-Za-z0-9]+", "-", Path(path).stem).strip("-").lower()[:40] or "data"
-    return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
 
 
 class Augmentation(Part):
@@ -124,31 +38,6 @@ class Augmentation(Part):
     flip: bool | Literal["alternating"] = setting(
         False, "left to right, every other picture; alternating: each picture every other time it comes"
     )
-
-
-# A mirrored or half turned digit is another, or none.
-DIGITS_AUGMENTATION = Augmentation(rotation=10, shift=0.1, shear=0.2, zoom=0.1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where pictures come from: whether it `fits` a DATA, its loader, and the augmentation that its pictures bear."""
-
-    fits: Callable
-    load: Callable
-    augmentation: Augmentation | None = None  # None: that of the recipe
-
-
-SOURCES = (
-    Source(lambda data: data is None, load_cifar10),
-    Source(lambda data: data == "digits", load_digits, DIGITS_AUGMENTATION),
-    Source(os.path.isdir, load_folder),
-    Source(lambda data: True, load_npz),
-)
-
-
-def source_of(data):
-    return next(source for source in SOURCES if source.fits(data))
 
 
 # --- The imbalance, and the split -------------------------------------------------------------------------------------

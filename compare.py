@@ -13,7 +13,8 @@ import textwrap
 
 import numpy as np
 
-from common import METRICS, load_data, titled
+from common import METRICS, titled
+from data import load_data
 from recipes import (
     CHECKPOINTS,
     IMAGES,

@@ -12,18 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common import (
-    IMAGE_SHAPE,
-    METRICS,
-    QUALITY,
-    TURNS,
-    Augmentation,
-    augment,
-    count_trainable,
-    load_data,
-    titled,
-    turn_in_order,
-)
+from common import METRICS, QUALITY, TURNS, Augmentation, augment, count_trainable, titled, turn_in_order
+from data import IMAGE_SHAPE, load_data
 from recipes import IMAGES, FilePath, ModelChoice, chosen_name, phases, require_choice, run_name
 from runs import Run, finished_trainings, no_training, require_one_study
 from util import plots

@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from common import IMAGE_SHAPE, rng
+from common import rng
+from data import IMAGE_SHAPE
 from recipes import CHECKPOINTS, ModelChoice, require_choice
 from runs import finished_run
 from util.backend import Later, silent_stderr

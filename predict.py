@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common import IMAGE_SHAPE, QUALITY
+from common import QUALITY
+from data import IMAGE_SHAPE, in_words, named_pictures, read_pictures, with_progress
 from recipes import IMAGES, FilePath, ModelChoice, require_choice
 from runs import finished_run
 from util import plots
 from util.cli import InputError
 from util.files import commit, require_writable
 from util.hardware import set_up_device
-from util.pictures import in_words, named_pictures, read_pictures, with_progress
 from util.settings import parse, setting
 
 CHUNK = 500  # pictures that are predicted at once

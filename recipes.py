@@ -19,6 +19,7 @@ from pydantic import Field
 import common
 import networks
 from common import Augmentation
+from data import source_of
 from util.backend import ops
 from util.cli import InputError
 from util.settings import Part, file_path, is_shared, knob_of, read_config, setting, validated
@@ -486,9 +487,9 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
     require_choice(choice)
     recipe, path = RECIPES[name], choice.config
     base = recipe.settings.model_copy(update={"model": name, **chosen})
-    augmentation = common.source_of(choice.data).augmentation
+    augmentation = source_of(choice.data).augmentation
     if augmentation and base.augmentation != PLAIN:
-        base = base.model_copy(update={"augmentation": augmentation})
+        base = base.model_copy(update={"augmentation": Augmentation(**augmentation)})
     config = read_config(path) if path else {}
     if on_demand:
         shared = {key for key, field in Settings.model_fields.items() if is_shared(field)}

@@ -8,7 +8,7 @@ from typing import NotRequired
 
 import numpy as np
 
-from common import data_prefix
+from data import data_prefix
 from recipes import (
     CHECKPOINTS,
     autoencoder_name,

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import common
-from common import IMAGE_SHAPE, BalancedBatches, TurnedBatches, rng, turn_in_order
+from common import BalancedBatches, TurnedBatches, rng, turn_in_order
+from data import IMAGE_SHAPE
 from optimizers import new_optimizer, schedule_callbacks
 from recipes import LOW_RESOLUTION_SIDE, PLAIN, phases
 from resume import KeepState, seed_layers
@@ -97,7 +98,7 @@ def validated_epochs(settings):
 def code_sha256():
     """SHA-256 of the code that a training's weights follow from, committed or not."""
     here = Path(__file__).parent
-    names = "common", "networks", "recipes", "training", "training_model", "kernels", "optimizers", "resume"
+    names = "data", "common", "networks", "recipes", "training", "training_model", "kernels", "optimizers", "resume"
     files = [here / f"{name}.py" for name in names]
     return sha256(*(np.fromfile(path, np.uint8) for path in files))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 import common
-from common import IMAGE_SHAPE
+from data import IMAGE_SHAPE
 from util import hardware
 from util.backend import Later, followers, load
 from util.hardware import tensorflow_on_processor

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 import common
+import data
 import recipes
 import train_ae_classifier
 import train_autoencoder
@@ -206,14 +207,14 @@ def test_published_records_can_be_fed_back(config, arguments, name):
 
 @pytest.mark.parametrize(
     ("argv", "augmentation"),
-    [((), REFERENCE_RANGES), (("--data", "digits"), common.DIGITS_AUGMENTATION)],
+    [((), REFERENCE_RANGES), (("--data", "digits"), common.Augmentation(**data.DIGITS_AUGMENTATION))],
     ids=["cifar10", "digits"],
 )
 def test_digits_are_turned_less_than_pictures_unless_told(of_file, resolve, argv, augmentation):
     assert resolve("cnn", *argv).augmentation == augmentation
     assert resolve("cnn_pool3", *argv).augmentation == PLAIN == Augmentation()  # has none
     assert of_file("cnn", {"augmentation": REFERENCE_RANGES.model_dump()}, *argv).augmentation == REFERENCE_RANGES
-    assert not common.DIGITS_AUGMENTATION.flip
+    assert not common.Augmentation(**data.DIGITS_AUGMENTATION).flip
 
 
 def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, workdir):

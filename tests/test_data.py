@@ -19,11 +19,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedShuffleSplit
 
 import common
+import data
 import recipes
 import train_ae_classifier
 import training
 from runs import Run
-from util import pictures
 from util.cli import InputError
 from util.files import file_sha256
 
@@ -60,7 +60,7 @@ def write_headers(path, contents, header_only):
 
 
 def test_digits_are_a_stratified_nine_tenths_and_a_tenth():
-    train, test = common.load_data("digits"), common.load_data("digits", "test")
+    train, test = data.load_data("digits"), data.load_data("digits", "test")
     everything = load_digits().target
     assert len(test.labels) == 180
     counts = np.bincount(test.labels)
@@ -70,7 +70,7 @@ def test_digits_are_a_stratified_nine_tenths_and_a_tenth():
 
 
 def test_digits_are_uint8_colour_pictures_of_their_labels():
-    digits, original = common.load_data("digits", "test"), load_digits()
+    digits, original = data.load_data("digits", "test"), load_digits()
     assert digits.images.dtype == np.uint8
     assert digits.images.shape == (180, 32, 32, 3)
     assert digits.images.max() > 240
@@ -92,20 +92,20 @@ def test_npz_gives_each_part_as_it_is(tmp_path, column, save):
     path = str(tmp_path / "My pictures.npz")
     save(path, **{**content, **labels})
     for part, count in (("train", 30), ("test", 20)):
-        data = common.load_data(path, part)
-        assert np.array_equal(data.images, content[f"x_{part}"])
-        assert np.array_equal(data.labels, content[f"y_{part}"])
-        assert data.labels.shape == (count,)
-        assert data.images.dtype == np.uint8
-        assert (data.class_names, data.prefix) == (common.CIFAR10_CLASSES, "my-pictures")
-        assert data.source == "My pictures.npz"
+        found = data.load_data(path, part)
+        assert np.array_equal(found.images, content[f"x_{part}"])
+        assert np.array_equal(found.labels, content[f"y_{part}"])
+        assert found.labels.shape == (count,)
+        assert found.images.dtype == np.uint8
+        assert (found.class_names, found.prefix) == (data.CIFAR10_CLASSES, "my-pictures")
+        assert found.source == "My pictures.npz"
 
 
 @pytest.mark.parametrize("kind", ["U", "S"])
 def test_npz_may_name_its_own_classes(tmp_path, kind):
     names = [f"kind {number}" for number in range(10)]
     np.savez(tmp_path / "a.npz", **arrays(), class_names=np.array(names, kind))
-    assert common.load_data(str(tmp_path / "a.npz")).class_names == tuple(names)
+    assert data.load_data(str(tmp_path / "a.npz")).class_names == tuple(names)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_npz_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, content, s
     path = tmp_path / "a.npz"
     np.savez(path, **content, allow_pickle=True)
     with pytest.raises(InputError, match=sentence) as refusal:
-        common.load_data(str(path))
+        data.load_data(str(path))
     assert "a.npz" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -149,7 +149,7 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     for name in ("x_train", "class_names"):
         np.savez(tmp_path / "a.npz", **arrays(**{name: np.array([Trap()] * 30)}))
         with pytest.raises(InputError, match="cannot be read"):
-            common.load_data(str(tmp_path / "a.npz"))
+            data.load_data(str(tmp_path / "a.npz"))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -166,19 +166,19 @@ def test_files_that_are_no_npz_are_refused(tmp_path, damage):
         content[middle] ^= 1
         path.write_bytes({"truncated": content[:middle], "flipped": content, "text": b"pictures", "empty": b""}[damage])
     with pytest.raises(InputError, match=r"a\.npz.* cannot be read as a \.npz"):
-        common.load_data(str(path))
+        data.load_data(str(path))
 
 
 def test_missing_file_is_named():
     with pytest.raises(InputError, match=r"no file '/nowhere/a\.npz'"):
-        common.load_data("/nowhere/a.npz")
+        data.load_data("/nowhere/a.npz")
 
 
 @pytest.mark.parametrize(
     ("train_count", "names", "prefix"),
     [
         (50_000, None, ""),
-        (50_000, common.CIFAR10_CLASSES, ""),
+        (50_000, data.CIFAR10_CLASSES, ""),
         (49_999, None, "big"),
         (50_000, tuple("abcdefghij"), "big"),
     ],
@@ -187,7 +187,7 @@ def test_full_size_npz_in_the_same_classes_counts_as_cifar10(tmp_path, train_cou
     small = {"y_train": LABELS, "x_test": np.zeros((10_000, 32, 32, 3), np.uint8), "y_test": LABELS[:10_000]}
     names = {} if names is None else {"class_names": np.array(names)}
     write_headers(tmp_path / "big.npz", {**small, **names}, {"x_train": (train_count, 32, 32, 3)})
-    assert common.load_data(str(tmp_path / "big.npz"), "test").prefix == prefix
+    assert data.load_data(str(tmp_path / "big.npz"), "test").prefix == prefix
 
 
 @pytest.mark.parametrize("script", ["train_cnn", "train_autoencoder", "train_ae_classifier"])
@@ -204,7 +204,7 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
     importlib.import_module(script).main(["--data", "a.npz"])
     assert [len(fold.x_train) + len(fold.x_val) for fold in folds] == [340]
     with pytest.raises(InputError):  # the file is what it is meant to be
-        common.load_data("a.npz", "test")
+        data.load_data("a.npz", "test")
 
 
 # --- Where DATA is looked up ---
@@ -212,33 +212,34 @@ def test_no_training_reads_the_test_pictures(workdir, monkeypatch, arguments, sc
 
 def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, resolved):
     images, labels = arrays(12)["x_train"], np.arange(12) % 3
-    augmentation, parts = common.Augmentation(rotation=7, flip=True), []
+    values, parts = {"rotation": 7, "flip": True}, []
+    augmentation = common.Augmentation(**values)
 
-    def load(data, part):
-        parts.append((data, part))
+    def load(name, part):
+        parts.append((name, part))
         return images, labels, ("a", "b", "c"), "mine"
 
-    mine = common.Source(lambda data: data == "mine", load, augmentation)
-    monkeypatch.setattr(common, "SOURCES", (mine, *common.SOURCES))
-    for data, prefix in (("mine", "mine"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
-        found = common.load_data(data, "test")
-        assert (found.prefix, found.source) == (prefix, data.rpartition("/")[2])
+    mine = data.Source(lambda name: name == "mine", load, values)
+    monkeypatch.setattr(data, "SOURCES", (mine, *data.SOURCES))
+    for name, prefix in (("mine", "mine"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
+        found = data.load_data(name, "test")
+        assert (found.prefix, found.source) == (prefix, name.rpartition("/")[2])
     assert parts == [("mine", "test")]
-    found = common.load_data("mine")
+    found = data.load_data("mine")
     assert found.images is images and found.labels is labels and found.class_names == ("a", "b", "c")
 
-    def ranges_of(data, row="cnn"):
-        return resolved(*(("--data", data) if data else ()), row=row).settings.augmentation
+    def ranges_of(name, row="cnn"):
+        return resolved(*(("--data", name) if name else ()), row=row).settings.augmentation
 
     assert ranges_of("mine") == ranges_of("mine", "cnn_elu") == augmentation
-    assert ranges_of("digits") == common.DIGITS_AUGMENTATION
+    assert ranges_of("digits") == common.Augmentation(**data.DIGITS_AUGMENTATION)
     assert ranges_of(None) == ranges_of(str(npz)) == recipes.RECIPES["cnn"].settings.augmentation
     assert (
         ranges_of("mine", "cnn_pool3") == ranges_of("mine", "autoencoder_cae") == common.Augmentation()
     )  # augments nothing
-    replaced = common.Source(lambda data: data == "digits", load, augmentation)
-    monkeypatch.setattr(common, "SOURCES", (replaced, *common.SOURCES))
-    assert common.load_data("digits").prefix == "mine" and ranges_of("digits") == augmentation
+    replaced = data.Source(lambda name: name == "digits", load, values)
+    monkeypatch.setattr(data, "SOURCES", (replaced, *data.SOURCES))
+    assert data.load_data("digits").prefix == "mine" and ranges_of("digits") == augmentation
 
 
 # --- CIFAR-10 by way of Keras ---
@@ -248,9 +249,9 @@ def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, r
 def keras_home(monkeypatch, tmp_path):
     """Keras's folder is one of the test's own, and CIFAR-10 from another test is forgotten."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    pictures.fetch_cifar10.cache_clear()
+    data.fetch_cifar10.cache_clear()
     yield tmp_path / "keras"
-    pictures.fetch_cifar10.cache_clear()
+    data.fetch_cifar10.cache_clear()
 
 
 def write_archive(path):
@@ -273,7 +274,7 @@ def write_archive(path):
 def archive(monkeypatch, keras_home):
     """Where Keras keeps CIFAR-10's archive; a small one counts as it once `known` has been told."""
     path = keras_home / "datasets/cifar-10-batches-py-target_archive"
-    known = lambda: monkeypatch.setattr(pictures, "CIFAR10_SHA256", file_sha256(path))  # noqa: E731
+    known = lambda: monkeypatch.setattr(data, "CIFAR10_SHA256", file_sha256(path))  # noqa: E731
     return SimpleNamespace(path=path, known=known)
 
 
@@ -286,12 +287,12 @@ def test_cifar10_is_read_where_keras_keeps_it(monkeypatch, archive, part):
     images, labels = write_archive(archive.path)[part == "test"]
     archive.known()
     monkeypatch.setattr(keras.utils, "get_file", no_download)
-    data = common.load_data(None, part)
-    assert np.array_equal(data.images, images) and data.images.dtype == np.uint8
-    assert np.array_equal(data.labels, labels)
-    assert (data.class_names, data.prefix) == (common.CIFAR10_CLASSES, "")
+    found = data.load_data(None, part)
+    assert np.array_equal(found.images, images) and found.images.dtype == np.uint8
+    assert np.array_equal(found.labels, labels)
+    assert (found.class_names, found.prefix) == (data.CIFAR10_CLASSES, "")
     archive.path.unlink()
-    common.load_data(None, "train"), common.load_data(None, "test")  # it is read once
+    data.load_data(None, "train"), data.load_data(None, "test")  # it is read once
     assert sorted(path.name for path in archive.path.parent.iterdir()) == []  # nothing unpacked, no lock
 
 
@@ -305,7 +306,7 @@ def test_cifar10_is_downloaded_by_keras_by_one_process_at_a_time(monkeypatch, ar
 
     def download(name, address, file_hash):
         log.append("begins")
-        assert (name, file_hash) == (archive.path.name, pictures.CIFAR10_SHA256)
+        assert (name, file_hash) == (archive.path.name, data.CIFAR10_SHA256)
         time.sleep(0.3)
         archive.path.write_bytes(content)
         log.append("ends")
@@ -313,14 +314,14 @@ def test_cifar10_is_downloaded_by_keras_by_one_process_at_a_time(monkeypatch, ar
 
     monkeypatch.setattr(keras.utils, "get_file", download)
     with ThreadPoolExecutor(2) as pool:
-        found = [future.result() for future in [pool.submit(pictures.fetch_cifar10.__wrapped__) for _ in range(2)]]
+        found = [future.result() for future in [pool.submit(data.fetch_cifar10.__wrapped__) for _ in range(2)]]
     assert log == ["begins", "ends"] * 2
     assert all(len(train[0]) == 30 and len(test[0]) == 6 for train, test in found)
 
 
 def test_the_checksum_is_keras_s_own():
     source = inspect.getsource(keras.datasets.cifar10.load_data)
-    assert pictures.CIFAR10_SHA256 in source and pictures.CIFAR10_ADDRESS in source
+    assert data.CIFAR10_SHA256 in source and data.CIFAR10_ADDRESS in source
 
 
 @pytest.mark.parametrize("error", [Exception("URL fetch failure\non https://…"), TimeoutError()])
@@ -331,7 +332,7 @@ def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, keras_home, error)
     monkeypatch.setattr(keras.utils, "get_file", fail)
     monkeypatch.setattr(sklearn.datasets, "load_digits", fail)  # other data in silence would pass through here
     with pytest.raises(InputError) as refusal:
-        common.load_data(None)
+        data.load_data(None)
     message = str(refusal.value)
     assert f"had from {keras_home / 'datasets'} nor downloaded" in message
     assert str(keras_home / "datasets" / "cifar-10-batches-py-target_archive") in message
@@ -345,7 +346,7 @@ def test_another_file_in_cifar10_s_place_is_named(monkeypatch, archive):
     write_archive(archive.path)  # of a checksum that is not CIFAR-10's
     monkeypatch.setattr(keras.utils, "get_file", no_download)
     with pytest.raises(InputError, match=rf"\({archive.path} is another file; URL fetch failure\)"):
-        common.load_data(None)
+        data.load_data(None)
 
 
 def test_no_home_is_needed_where_keras_home_is_set(monkeypatch, archive):
@@ -353,7 +354,7 @@ def test_no_home_is_needed_where_keras_home_is_set(monkeypatch, archive):
     archive.known()
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pathlib.Path, "home", no_download)
-    assert len(common.load_data(None).images) == 30
+    assert len(data.load_data(None).images) == 30
 
 
 # --- Reduction ---
@@ -395,14 +396,14 @@ def test_reduction_to_more_than_there_are_is_refused(keep, count):
 
 
 def test_classes_by_name_and_number():
-    assert common.class_numbers(["truck", "2", 4, "bird"], common.CIFAR10_CLASSES) == [9, 2, 4, 2]
+    assert common.class_numbers(["truck", "2", 4, "bird"], data.CIFAR10_CLASSES) == [9, 2, 4, 2]
     digits = ("1", "2", "0")  # typed words are names first; a record's numbers are numbers
     assert common.class_numbers(["1", "2", 1, 2], digits) == [0, 1, 1, 2]
     for word in ("brid", "10", "-1", "²"):
         with pytest.raises(
             InputError, match=f"a class '{word}' that the data does not have; it has 0 airplane, 1 auto"
         ):
-            common.class_numbers([word], common.CIFAR10_CLASSES)
+            common.class_numbers([word], data.CIFAR10_CLASSES)
 
 
 # --- Folds ---
@@ -442,14 +443,14 @@ def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, r
 
     record = fold.record
     assert (record["source"], record["reduced"]) == ("small.npz", [4, 9])
-    assert record["class_names"] == list(common.CIFAR10_CLASSES)
+    assert record["class_names"] == list(data.CIFAR10_CLASSES)
     assert record["train_counts"] == np.bincount(fold.y_train).tolist() == [32, 32, 32, 32, 8, 32, 32, 32, 32, 8]
     assert record["val_counts"] == np.bincount(fold.y_val).tolist() == [8, 8, 8, 8, 2, 8, 8, 8, 8, 2]
 
 
 def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_path):
-    def hashes(number=1, *argv, data=npz):
-        record = common.prepare_fold(data, resolved(*argv).settings, number).record
+    def hashes(number=1, *argv, source=npz):
+        record = common.prepare_fold(source, resolved(*argv).settings, number).record
         return [record[key] for key in ("sha256", "kept_sha256", "train_sha256", "val_sha256")]
 
     def differ(one, other):
@@ -466,11 +467,11 @@ def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_pa
     content = dict(np.load(npz))
     content["x_train"][0, 0, 0, 0] ^= 1
     np.savez(tmp_path / "pixel.npz", **content)
-    assert differ(plain, hashes(data=tmp_path / "pixel.npz")) == [True, False, False, False]
+    assert differ(plain, hashes(source=tmp_path / "pixel.npz")) == [True, False, False, False]
     content = dict(np.load(npz))
     content["y_train"] = (content["y_train"] + 1) % 10
     np.savez(tmp_path / "labels.npz", **content)
-    assert hashes(data=tmp_path / "labels.npz")[0] != plain[0]
+    assert hashes(source=tmp_path / "labels.npz")[0] != plain[0]
 
 
 @pytest.mark.parametrize(("split", "held_out"), [("first", slice(0, 80)), ("last", slice(320, 400))])

@@ -14,6 +14,7 @@ from conftest import ROOT, Everything
 
 import common
 import compare
+import data
 import evaluate
 import export
 import predict
@@ -22,7 +23,7 @@ import train_ae_classifier
 import train_autoencoder
 import train_cnn
 from recipes import Settings
-from util import cli, pictures
+from util import cli
 from util.cli import InputError
 from util.settings import knob_of, option_of, parse
 
@@ -335,9 +336,9 @@ def test_an_arch_that_is_none_is_refused_by_every_script(script, argv, model, ar
 
 
 def test_different_runs_have_different_names():
-    data = ["", "digits", *map(common.data_prefix, ("some/other.npz", "mod.npz"))]
+    prefixes = ["", "digits", *map(data.data_prefix, ("some/other.npz", "mod.npz"))]
     variants = [(False, "augmented"), (True, "augmented"), (False, "original")]
-    runs = list(itertools.product(recipes.RECIPES, data, variants, [None, "a", "b-c"], ENCODERS))
+    runs = list(itertools.product(recipes.RECIPES, prefixes, variants, [None, "a", "b-c"], ENCODERS))
     names = {recipes.run_name(model, prefix, *variant, *rest) for model, prefix, variant, *rest in runs}
     assert len(names) == len(runs)
 
@@ -346,13 +347,13 @@ def test_different_runs_have_different_names():
     ("source", "prefix"), [("/some/My Data_v2.npz", "my-data-v2"), ("___.npz", "data"), ("é.npz", "data")]
 )
 def test_data_prefix_is_fit_for_a_file_name(source, prefix):
-    assert common.data_prefix(source) == prefix
+    assert data.data_prefix(source) == prefix
 
 
 def test_cifar10_has_no_prefix_and_the_digits_have_their_word(monkeypatch):
-    monkeypatch.setattr(pictures, "fetch_cifar10", lambda: 2 * [(common.np.zeros(0), common.np.zeros(0))])
-    assert common.load_data().prefix == ""
-    assert common.load_data("digits", "test").prefix == "digits"
+    monkeypatch.setattr(data, "fetch_cifar10", lambda: 2 * [(common.np.zeros(0), common.np.zeros(0))])
+    assert data.load_data().prefix == ""
+    assert data.load_data("digits", "test").prefix == "digits"
 
 
 @pytest.mark.parametrize(

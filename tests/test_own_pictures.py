@@ -8,10 +8,10 @@ import skimage.transform
 from PIL import Image
 
 import common
+import data
 import evaluate
 import train_cnn
 from recipes import RECIPES, Settings
-from util import pictures
 from util.cli import InputError
 
 RANDOM = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def save(path, shape=(40, 56, 3), kind=None):
 def forget(tmp_path, monkeypatch):
     """Keras's folder is the test's own, and no folder is known from another test."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    pictures.read_folder.cache_clear()
+    data.read_folder.cache_clear()
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_picture_is_cut_about_its_centre_and_shrunk_with_antialiasing(tmp_path
     top, left = (height - side) // 2, (width - side) // 2
     square = smooth(height, width)[top : top + side, left : left + side]
     expected = skimage.transform.resize(square, (32, 32), anti_aliasing=True, preserve_range=True)
-    found = pictures.read_picture(tmp_path / "a.png", (32, 32))
+    found = data.read_picture(tmp_path / "a.png", (32, 32))
     assert (found.shape, found.dtype) == ((32, 32, 3), np.uint8)
     assert np.abs(found - expected)[2:-2, 2:-2].max() < 3
 
@@ -67,14 +67,14 @@ def test_detail_finer_than_a_pixel_becomes_grey(tmp_path):
     stripes = np.zeros((320, 320, 3), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
-    found = pictures.read_picture(tmp_path / "a.png", (32, 32))
+    found = data.read_picture(tmp_path / "a.png", (32, 32))
     assert np.abs(found.astype(int) - 127).max() < 10
 
 
 def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path):
     values = RANDOM.integers(0, 256, (32, 32, 3)).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "a.png")
-    assert np.array_equal(pictures.read_picture(tmp_path / "a.png", (32, 32)), values)
+    assert np.array_equal(data.read_picture(tmp_path / "a.png", (32, 32)), values)
 
 
 @pytest.mark.parametrize(
@@ -87,18 +87,18 @@ def test_a_picture_of_the_right_size_stays_as_it_is(tmp_path):
     ],
 )
 def test_every_kind_is_read(tmp_path, name, kind):
-    found = pictures.read_picture(save(tmp_path / name, kind=kind), (32, 32))
+    found = data.read_picture(save(tmp_path / name, kind=kind), (32, 32))
     assert (found.shape, found.dtype) == ((32, 32, 3), np.uint8) and found.std() > 5
 
 
 def test_sixteen_bits_of_grey_are_scaled_and_transparent_is_white(tmp_path):
     grey = np.full((32, 32), 65535 // 2, np.uint16)
     Image.fromarray(grey).save(tmp_path / "a.png")
-    assert np.abs(pictures.read_picture(tmp_path / "a.png", (32, 32)).astype(int) - 127).max() <= 1
+    assert np.abs(data.read_picture(tmp_path / "a.png", (32, 32)).astype(int) - 127).max() <= 1
     clear = np.zeros((32, 32, 4), np.uint8)
     clear[:, 16:, 3] = 255
     Image.fromarray(clear).save(tmp_path / "b.png")
-    found = pictures.read_picture(tmp_path / "b.png", (32, 32))
+    found = data.read_picture(tmp_path / "b.png", (32, 32))
     assert (found[:, :16] == 255).all() and (found[:, 16:] == 0).all()
 
 
@@ -107,10 +107,10 @@ def test_a_camera_s_turn_is_undone_and_of_a_gif_the_first_frame_counts(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter
     Image.fromarray(np.rot90(upright)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(pictures.read_picture(tmp_path / "a.png", (32, 32)), upright)
+    assert np.array_equal(data.read_picture(tmp_path / "a.png", (32, 32)), upright)
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("black", "white")]
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
-    assert pictures.read_picture(tmp_path / "b.gif", (32, 32)).max() == 0
+    assert data.read_picture(tmp_path / "b.gif", (32, 32)).max() == 0
 
 
 # --- A folder ---
@@ -118,11 +118,11 @@ def test_a_camera_s_turn_is_undone_and_of_a_gif_the_first_frame_counts(tmp_path)
 
 def test_a_folder_gives_both_parts_in_the_classes_of_its_folders(folder, capsys):
     for part, count in (("train", 12), ("test", 4)):
-        data = common.load_data(str(folder), part)
-        assert (data.class_names, data.prefix, data.source) == (("cat", "dog"), "my-pets", "My pets")
-        assert data.labels.tolist() == [0] * count + [1] * count
-        expected = [pictures.read_picture(file, (32, 32)) for file in sorted((folder / part).rglob("*.png"))]
-        assert np.array_equal(data.images, expected)
+        found = data.load_data(str(folder), part)
+        assert (found.class_names, found.prefix, found.source) == (("cat", "dog"), "my-pets", "My pets")
+        assert found.labels.tolist() == [0] * count + [1] * count
+        expected = [data.read_picture(file, (32, 32)) for file in sorted((folder / part).rglob("*.png"))]
+        assert np.array_equal(found.images, expected)
     assert capsys.readouterr().out == ""
 
 
@@ -130,7 +130,7 @@ def test_without_a_test_folder_a_stratified_tenth_is_held_out_and_said(tmp_path,
     for name, count in (("cat", 40), ("dog", 20)):
         for number in range(count):
             save(tmp_path / "pets" / name / f"{number}.png", (8, 8, 3))
-    train, test = (common.load_data(str(tmp_path / "pets"), part) for part in ("train", "test"))
+    train, test = (data.load_data(str(tmp_path / "pets"), part) for part in ("train", "test"))
     assert np.bincount(train.labels).tolist() == [36, 18] and np.bincount(test.labels).tolist() == [4, 2]
     seen = {picture.tobytes() for picture in train.images} & {picture.tobytes() for picture in test.images}
     assert not seen
@@ -139,34 +139,34 @@ def test_without_a_test_folder_a_stratified_tenth_is_held_out_and_said(tmp_path,
 
 
 def test_pictures_are_read_once_and_again_when_one_changes(folder, monkeypatch):
-    first = common.load_data(str(folder)).images
-    pictures.read_folder.cache_clear()
+    first = data.load_data(str(folder)).images
+    data.read_folder.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(pictures, "read_picture", None)
-        assert np.array_equal(common.load_data(str(folder)).images, first)
-    pictures.read_folder.cache_clear()
+        patch.setattr(data, "read_picture", None)
+        assert np.array_equal(data.load_data(str(folder)).images, first)
+    data.read_folder.cache_clear()
     save(folder / "train/cat/00.png")
-    again = common.load_data(str(folder)).images
+    again = data.load_data(str(folder)).images
     assert not np.array_equal(again[0], first[0]) and np.array_equal(again[1:], first[1:])
 
 
 def test_where_nothing_can_be_kept_they_are_read_all_the_same(folder, monkeypatch):
     (folder.parent / "keras").write_text("a file, where Keras's folder should be")
-    assert len(common.load_data(str(folder)).images) == 24
+    assert len(data.load_data(str(folder)).images) == 24
 
 
 def test_what_is_no_picture_and_what_is_hidden_is_left_out(folder, capsys):
     (folder / "train/cat/notes.txt").write_text("no picture")
     (folder / "train/cat/.DS_Store").write_text("hidden")
     (folder / "train/.git").mkdir()
-    assert len(common.load_data(str(folder)).images) == 24
+    assert len(data.load_data(str(folder)).images) == 24
     assert capsys.readouterr().out.startswith("note: 1 files in ")
 
 
 def test_test_pictures_that_are_training_pictures_are_counted(folder, capsys):
     for number in (1, 2):
         (folder / f"test/dog/{number:02}.png").write_bytes((folder / f"train/cat/{number:02}.png").read_bytes())
-    common.load_data(str(folder))
+    data.load_data(str(folder))
     assert capsys.readouterr().out == f"note: 2 of the 8 test pictures in {folder} are training pictures, too\n"
 
 
@@ -175,7 +175,7 @@ def test_all_that_cannot_be_read_is_named_in_one_sentence(folder):
     whole = (folder / "test/dog/01.png").read_bytes()
     (folder / "test/dog/01.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError) as refusal:
-        common.load_data(str(folder))
+        data.load_data(str(folder))
     text = str(refusal.value)
     assert text.startswith("2 of 32 pictures cannot be read; mend or remove them: ") and "\n" not in text
     assert str(folder / "train/cat/03.png") in text and str(folder / "test/dog/01.png") in text
@@ -192,25 +192,25 @@ def test_all_that_cannot_be_read_is_named_in_one_sentence(folder):
 def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(folder, spoil, sentence):
     spoil(folder)
     with pytest.raises(InputError, match=sentence):
-        common.load_data(str(folder))
+        data.load_data(str(folder))
 
 
 def test_a_class_whose_name_cannot_be_printed_is_one_sentence_and_a_picture_s_name_may_be_anything(folder):
     odd = b"\xff\n.png".decode(errors="surrogateescape")
     (folder / "train/cat/00.png").rename(folder / "train/cat" / odd)
-    assert len(common.load_data(str(folder)).images) == 24
-    pictures.read_folder.cache_clear()
+    assert len(data.load_data(str(folder)).images) == 24
+    data.read_folder.cache_clear()
     (folder / "train/cat").rename(folder / "train" / "c\nat")
     (folder / "test/cat").rename(folder / "test" / "c\nat")
     with pytest.raises(InputError, match=r"the class '.*c\\nat' has a name that cannot be printed; rename the folder$"):
-        common.load_data(str(folder))
+        data.load_data(str(folder))
 
 
 def test_too_few_to_hold_a_tenth_out_is_one_sentence(tmp_path):
     for name in ("cat", "dog"):
         save(tmp_path / "pets" / name / "a.png")
     with pytest.raises(InputError, match=r"a tenth cannot be held out as test pictures \(.*\): give more of them$"):
-        common.load_data(str(tmp_path / "pets"))
+        data.load_data(str(tmp_path / "pets"))
 
 
 # --- What is reduced of them ---
@@ -236,8 +236,8 @@ def test_other_pictures_of_ten_numbers_are_none_of_the_digits(tmp_path):
     for name in "0123456789":
         for number in range(10):
             save(tmp_path / "mnist/train" / name / f"{number}.png")
-    assert common.load_data(str(tmp_path / "mnist")).halved == ()
-    assert common.load_data("digits").halved == (2, 4, 9)
+    assert data.load_data(str(tmp_path / "mnist")).halved == ()
+    assert data.load_data("digits").halved == (2, 4, 9)
 
 
 def test_a_network_trains_on_a_folder(folder, tmp_path, monkeypatch):
@@ -261,8 +261,8 @@ def drawn(monkeypatch):
 
 
 def test_samples_are_a_picture_of_each_class_over_what_the_training_would_see(drawn):
-    train = common.load_data("digits")
-    evaluate.plot_samples("a.png", train, common.DIGITS_AUGMENTATION)
+    train = data.load_data("digits")
+    evaluate.plot_samples("a.png", train, common.Augmentation(**data.DIGITS_AUGMENTATION))
     evaluate.plot_samples("a.png", train, common.Augmentation())
     (_, title, rows, names), (_, plain, alone, _) = drawn
     firsts = [train.images[train.labels.tolist().index(number)] for number in range(10)]

@@ -20,8 +20,9 @@ from matplotlib.image import imread
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import data
 import predict
-from util import cli, pictures
+from util import cli
 from util.cli import InputError
 
 DATA = "DATA=small.npz"
@@ -152,7 +153,7 @@ def test_a_terminal_sees_a_bar(study, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    pictures.read_pictures(list(Path("photos").glob("[!.]*.png")), (32, 32))
+    data.read_pictures(list(Path("photos").glob("[!.]*.png")), (32, 32))
     assert "reading pictures:   0%" in terminal.getvalue() and " 0/1 " in terminal.getvalue()
 
 
@@ -191,7 +192,7 @@ def test_the_three_lines_of_the_readme_give_a_fold_s_probabilities(study):
 )
 def test_files_folders_and_patterns(study, monkeypatch, text, names):
     monkeypatch.setenv("HOME", str(study))
-    found = [str(path).removeprefix(str(study)) for path in pictures.named_pictures(text)]
+    found = [str(path).removeprefix(str(study)) for path in data.named_pictures(text)]
     assert found == names
 
 
@@ -235,7 +236,7 @@ def test_cifar10_in_a_file_has_no_prefix_and_nothing_is_downloaded(study, monkey
     def download():
         raise AssertionError("this would have been downloaded for nothing")
 
-    monkeypatch.setattr(pictures, "fetch_cifar10", download)
+    monkeypatch.setattr(data, "fetch_cifar10", download)
     for fold in (1, 2):
         record = json.loads(Path(f"checkpoints/small_cnn_fold{fold}.json").read_text())
         record = {**record, "data": {**record["data"], "source": "cifar10.npz"}, "record_sha256": None}

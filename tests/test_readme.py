@@ -13,6 +13,7 @@ from conftest import ROOT
 import bench
 import common
 import compare
+import data
 import recipes
 from util import plots
 
@@ -241,9 +242,9 @@ def test_what_is_said_of_halved_and_other_classes_with_an_encoder():
         ]
         each = {
             name: 100 * np.mean([other[name] - one[name] for one, other in zip(*recalls, strict=True)])
-            for name in common.CIFAR10_CLASSES
+            for name in data.CIFAR10_CLASSES
         }
-        halved = [each.pop(common.CIFAR10_CLASSES[number]) for number in common.HALVED]
+        halved = [each.pop(data.CIFAR10_CLASSES[number]) for number in data.HALVED]
         return np.mean(halved), np.mean(list(each.values())), each
 
     halved, others, each = lost("autoencoder_cls_fast", "cnn_fast")

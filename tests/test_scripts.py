@@ -22,10 +22,11 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 import common
+import data as sources
 import evaluate
 import recipes
 import runs
-from util import cli, pictures
+from util import cli
 from util.cli import InputError
 
 DATA = "pictures.npz"
@@ -660,7 +661,7 @@ def test_nothing_is_downloaded_before_a_missing_training_is_reported(workdir, mo
     def download():
         raise AssertionError("this would have been downloaded for nothing")
 
-    monkeypatch.setattr(pictures, "fetch_cifar10", download)
+    monkeypatch.setattr(sources, "fetch_cifar10", download)
     with pytest.raises(InputError, match=r"there is no finished (training of|model) "):
         evaluate.main(words.split())
 

@@ -1,13 +1,16 @@
-"""Pictures out of files, read with care."""
+"""Where pictures come from: CIFAR-10, scikit-learn's digits, a .npz or a folder of one's own; how a picture is read."""
 
 import contextlib
+import dataclasses
 import functools
 import glob
 import os
 import pickle
+import re
 import shlex
 import tarfile
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +32,115 @@ from util.files import (
 )
 
 Image, ImageOps, tqdm = map(Later, ("PIL.Image", "PIL.ImageOps", "tqdm"))
+datasets, model_selection, transform = map(Later, ("sklearn.datasets", "sklearn.model_selection", "skimage.transform"))
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DIGITS_CLASSES = tuple("0123456789")
+HALVED = (2, 4, 9)  # of these two; of other pictures, what REDUCED says
+IMAGE_SHAPE = (32, 32, 3)
+
+
+@dataclasses.dataclass
+class Images:
+    """Pictures of one part of a data set: images (n, 32, 32, 3) uint8, labels (n,) integers."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple
+    prefix: str  # of the names of runs
+    source: str
+    halved: tuple  # classes of which images are left out where REDUCED is unset
+
+    @functools.cached_property
+    def sha256(self):
+        return sha256(self.images, self.labels)
+
+
+def load_data(data=None, part="train"):
+    """Load one part ('train' or 'test') of what DATA names: the first of SOURCES that fits it.
+
+    Raises InputError where the pictures cannot be had; never falls back to others.
+    """
+    images, labels, names, prefix = source_of(data).load(data, part)
+    halved = HALVED if names == CIFAR10_CLASSES or source_of(data).load is load_digits else ()
+    return Images(images, labels, names, prefix, Path(os.path.abspath(data)).name if data else "cifar10", halved)
+
+
+# A loader takes DATA and the part, and returns (images, labels, class names, prefix of the names of runs).
+
+
+def load_cifar10(data, part):
+    """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it for all programs."""
+    return *fetch_cifar10()[0 if part == "train" else 1], CIFAR10_CLASSES, ""
+
+
+def load_digits(data, part):
+    """scikit-learn's 1,797 handwritten digits as 32x32 colour pictures; a stratified tenth is the test set."""
+    digits = datasets.load_digits()
+    rows = held_out_tenth(digits.target, part)
+    small = digits.images[rows] / 16
+    grey = np.stack([transform.resize(one, IMAGE_SHAPE[:2], order=1, mode="edge") for one in small])
+    images = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return images, digits.target[rows].astype(np.int64), DIGITS_CLASSES, "digits"
+
+
+def held_out_tenth(labels, part):
+    """Indices of 'train' or 'test' where a data set has no test part: a stratified tenth, the same for every seed."""
+    try:
+        rows = model_selection.train_test_split(np.arange(len(labels)), test_size=0.1, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise InputError(f"a tenth cannot be held out as test pictures ({error}): give more of them") from None
+    return np.sort(rows[0] if part == "train" else rows[1])
+
+
+def load_npz(path, part):
+    """One part of a .npz with x_train, y_train, x_test, y_test (uint8 n x 32 x 32 x 3; 0-9) and maybe class_names."""
+    images, labels, names, sizes = read_npz(path, part, IMAGE_SHAPE, CIFAR10_CLASSES)
+    cifar10 = sizes == [(50_000,), (10_000,)] and names == CIFAR10_CLASSES
+    return images, labels, names, "" if cifar10 else data_prefix(path)
+
+
+def load_folder(path, part):
+    """One part of a folder of pictures, cut and shrunk to 32x32; without a test folder, a stratified tenth is it."""
+    arrays, names = read_folder(path, IMAGE_SHAPE[:2])
+    there = part if "x_test" in arrays else "train"
+    rows = slice(None) if "x_test" in arrays else held_out_tenth(arrays["y_train"], part)
+    return arrays[f"x_{there}"][rows], arrays[f"y_{there}"][rows], names, data_prefix(path)
+
+
+def data_prefix(path):
+    """What the names of runs on own pictures begin with: the file's stem, as far as it is fit for a file's name."""
+    path = os.path.abspath(path)  # of `.`, too
+    prefix = re.sub(r"[^A-Za-z0-9]+", "-", Path(path).stem).strip("-").lower()[:40] or "data"
+    return "mod-data" if prefix == "mod" else prefix  # mod_autoencoder_cls is a model's name
+
+
+# A mirrored or half turned digit is another, or none.
+DIGITS_AUGMENTATION = {"rotation": 10, "shift": 0.1, "shear": 0.2, "zoom": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where pictures come from: whether it `fits` a DATA, its loader, and the augmentation that its pictures bear."""
+
+    fits: Callable
+    load: Callable
+    augmentation: dict | None = None  # None: that of the recipe
+
+
+SOURCES = (
+    Source(lambda data: data is None, load_cifar10),
+    Source(lambda data: data == "digits", load_digits, DIGITS_AUGMENTATION),
+    Source(os.path.isdir, load_folder),
+    Source(lambda data: True, load_npz),
+)
+
+
+def source_of(data):
+    return next(source for source in SOURCES if source.fits(data))
+
+
+# --- CIFAR-10 --------------------------------------------------------------------------------------------------------
 
 CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -76,6 +187,8 @@ def read_cifar10(archive):
         for part in batches
     ]
 
+
+# --- One picture -----------------------------------------------------------------------------------------------------
 
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")  # files of theirs are read, of a gif its first frame
 
@@ -159,6 +272,9 @@ def with_progress(items, count, what):
     return tqdm.tqdm(items, what, count, disable=None, leave=False, unit="")
 
 
+# --- A folder --------------------------------------------------------------------------------------------------------
+
+
 @functools.cache
 def read_folder(path, size):
     """Pictures in `path`/train/<class> and `path`/test/<class>, or in `path`/<class> alone.
@@ -231,6 +347,9 @@ def read_cached(files, root, size):
     with contextlib.suppress(RunFailed):  # where nothing can be written, they are read anew each time
         commit_arrays(cache, **arrays)
     return arrays
+
+
+# --- A .npz ----------------------------------------------------------------------------------------------------------
 
 
 def read_npz(path, part, shape, class_names):
