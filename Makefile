@@ -57,7 +57,7 @@ $(foreach venv,.venv .venv-lint,$(if $(wildcard $(venv)/ready),$(if $(call start
 PIP = PIP_USER=0 $(@D)/bin/python -I -m pip install -q
 .venv/ready: requirements.txt
 .venv/ready: GPU_BUILD = $$({ test -n "$(wildcard .venv/gpu)" || nvidia-smi; } >/dev/null 2>&1 && echo $(CUDA))
-.venv/ready: NEEDED_MODULES := tensorflow, keras, sklearn, skimage, matplotlib, pydantic, PIL, jinja2, tqdm
+.venv/ready: NEEDED_MODULES := tensorflow, keras, sklearn, skimage, matplotlib, pydantic, PIL, jinja2, tqdm, filelock
 .venv-lint/ready: requirements-dev.txt
 .venv-lint/ready: GPU_BUILD =
 .venv-lint/ready: NEEDED_MODULES := ruff, pytest

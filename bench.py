@@ -25,7 +25,7 @@ from recipes import IMAGES, PLAIN, RECIPES, model_of
 from util import hardware
 from util.backend import Later, keras, ops
 from util.cli import RunFailed
-from util.files import commit_json
+from util.files import write_json
 from util.plots import markdown_table
 from util.settings import Part, parse
 
@@ -52,7 +52,7 @@ def main(argv=None):
     print(f"{about['processor']}: {about['device']}; {about['precision']} ({about['precision_reason']})")
     print(show_table(models))
     path = IMAGES / "benchmark.json"
-    commit_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
+    write_json(path, {**about, "windows": WINDOWS, "formula": FORMULA, "models": models})
     print(f"median [quartiles] of {WINDOWS} windows, or measured once; {FORMULA}", f"{path} is written", sep="\n")
 
 

@@ -30,7 +30,7 @@ from runs import Record, Run
 from util import plots
 from util.backend import Later
 from util.cli import InputError
-from util.files import commit_json, commit_text, file_sha256, reading
+from util.files import file_sha256, reading, write_json, write_text
 from util.plots import markdown_table, show, spread
 from util.settings import Part, parse, require_form, setting
 
@@ -76,8 +76,8 @@ def main(argv=None):
     }
     text = in_words(content)
     name, recalls = (run_name(what, chosen[0].data["prefix"], name=options.name) for what in ("comparison", "recalls"))
-    commit_text(IMAGES / f"{name}.txt", f"{text}\n")
-    commit_json(IMAGES / f"{name}.json", {**content, "text": text})
+    write_text(IMAGES / f"{name}.txt", f"{text}\n")
+    write_json(IMAGES / f"{name}.json", {**content, "text": text})
     written = [f"{name}.txt", f"{name}.json"]
     # Drawn are the comparisons of a pretrained encoder with the same network without one, or all where there are none.
     question = [row for row in content["comparisons"] if row["control"]] or content["comparisons"]

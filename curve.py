@@ -13,7 +13,7 @@ from compare import between, builder, compare_all, differing_trainings, figures_
 from recipes import IMAGES, RunSuffix, Settings, name_and_fold, row_name, run_name
 from util import plots
 from util.cli import InputError
-from util.files import commit_json, commit_text
+from util.files import write_json, write_text
 from util.settings import Part, parse, setting
 
 # The points of a curve have the other settings in common. Lengths, batches and rates are chosen for each.
@@ -51,8 +51,8 @@ def main(argv=None):
     text = [plots.markdown_table(list(map(table_row, points))), differing_trainings(compared), left_out]
     text = "\n\n".join(filter(None, text))
     path = IMAGES / run_name("curve", data["prefix"], name=options.name)
-    commit_text(path.with_suffix(".txt"), f"{text}\n")
-    commit_json(path.with_suffix(".json"), {"arch": options.arch, "data": data, "points": points})
+    write_text(path.with_suffix(".txt"), f"{text}\n")
+    write_json(path.with_suffix(".json"), {"arch": options.arch, "data": data, "points": points})
     plots.plot_learning_curves(path.with_suffix(".png"), f"ARCH={options.arch}, {data['source']}", points)
     print(f"{text}\n\n{path}.txt, .json and .png are written")
 

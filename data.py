@@ -18,18 +18,7 @@ import numpy as np
 
 from util.backend import Later, keras, keras_home
 from util.cli import InputError, RunFailed
-from util.files import (
-    array_header,
-    commit_arrays,
-    file_lock,
-    file_sha256,
-    first_line,
-    open_zip,
-    read_array,
-    read_arrays,
-    reading,
-    sha256,
-)
+from util.files import file_sha256, first_line, locked, open_arrays, read_arrays, reading, sha256, write_arrays
 
 Image, ImageOps, tqdm = map(Later, ("PIL.Image", "PIL.ImageOps", "tqdm"))
 datasets, model_selection, transform = map(Later, ("sklearn.datasets", "sklearn.model_selection", "skimage.transform"))
@@ -154,7 +143,7 @@ def fetch_cifar10():
     there = archive.is_file()
     try:
         if not there or file_sha256(archive) != CIFAR10_SHA256:
-            with file_lock(home / ".cifar10.lock"):  # one process downloads it for all
+            with locked(home / ".cifar10.lock"):  # one process downloads it for all
                 archive = keras.utils.get_file(archive.name, CIFAR10_ADDRESS, file_hash=CIFAR10_SHA256)
         return read_cifar10(archive)
     except Exception as error:  # Keras raises a bare Exception for a failed download
@@ -345,7 +334,7 @@ def read_cached(files, root, size):
         if rows:
             arrays |= {f"x_{part}": pictures[rows], f"y_{part}": labels[rows]}
     with contextlib.suppress(RunFailed):  # where nothing can be written, they are read anew each time
-        commit_arrays(cache, **arrays)
+        write_arrays(cache, **arrays)
     return arrays
 
 
@@ -362,16 +351,15 @@ def read_npz(path, part, shape, class_names):
         raise InputError(f"there is no file {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
     with (
         reading(f"{path!r} cannot be read as a .npz of plain arrays", "save it anew with numpy.savez"),
-        open_zip(path) as file,
+        open_arrays(path) as file,
     ):
-        members = file.namelist()
-        missing = [name for name in ("x_test", "x_train", "y_test", "y_train") if f"{name}.npy" not in members]
+        missing = [name for name in ("x_test", "x_train", "y_test", "y_train") if name not in file]
         if missing:
             raise InputError(f"{path!r} lacks {', '.join(missing)}; give DATA a .npz with all four arrays")
-        # Of the other part only the header is read: training never sees the test pictures.
-        sizes = [array_header(file, f"x_{name}")[0][:1] for name in ("train", "test")]
-        names = read_array(file, "class_names") if "class_names.npy" in members else np.array(class_names)
-        images, labels = read_array(file, f"x_{part}"), read_array(file, f"y_{part}")
+        # Of the other part only the labels are read: training never sees the test pictures.
+        sizes = [file[f"y_{name}"].shape[:1] for name in ("train", "test")]
+        names = file["class_names"] if "class_names" in file else np.array(class_names)
+        images, labels = file[f"x_{part}"], file[f"y_{part}"]
 
     if names.dtype.kind == "S":  # as numpy keeps words that came from HDF5, MATLAB or Python 2
         names = np.char.decode(names, "utf-8", "replace")

@@ -19,7 +19,7 @@ from runs import Run, finished_trainings, no_training, require_one_study
 from util import plots
 from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
-from util.files import commit_arrays, commit_json, commit_text, file_sha256, require_writable
+from util.files import file_sha256, require_writable, write_arrays, write_json, write_text
 from util.hardware import set_up_device
 from util.plots import show, spread
 from util.settings import parse, setting
@@ -145,7 +145,7 @@ def keep_predictions(run, test, probabilities):
     except RunFailed:
         print(f"note: {run.folder} may only be read, so {run.stem}_predictions.npz is not kept there")
         return
-    commit_arrays(
+    write_arrays(
         run.path("_predictions.npz"),
         probabilities=probabilities,
         labels=test.labels,
@@ -252,8 +252,8 @@ def write_report(name, test, text, folds, summary, **more):
     if before:
         print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     data = {"source": test.source, "prefix": test.prefix, "test_images": len(test.images), "test_sha256": test.sha256}
-    commit_text(path.with_suffix(".txt"), f"{text}\n")
-    commit_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
+    write_text(path.with_suffix(".txt"), f"{text}\n")
+    write_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
     print(text)
 
 
@@ -277,7 +277,7 @@ def write_architecture(name, model):
         lines.append(f"{said}{'  frozen' if frozen else ''}")
         boxes.append((kind, shape, frozen))
     total = f"{model.count_params():,} parameters, {count_trainable(model):,} trainable"
-    commit_text(IMAGES / f"{name}_architecture.txt", "\n".join([*lines, "", total, ""]))
+    write_text(IMAGES / f"{name}_architecture.txt", "\n".join([*lines, "", total, ""]))
     plots.plot_architecture(IMAGES / f"{name}_architecture.png", f"{name}: {total}", boxes)
 
 

@@ -18,7 +18,7 @@ from recipes import IMAGES, FilePath, ModelChoice, require_choice
 from runs import finished_run
 from util import plots
 from util.cli import InputError
-from util.files import commit, require_writable
+from util.files import require_writable, write_atomically
 from util.hardware import set_up_device
 from util.settings import parse, setting
 
@@ -70,7 +70,7 @@ def main(argv=None):
         words = [row["class 1"] for row in cells[:SHOWN]]
         plots.plot_pictures(path, f"{name}: likeliest class and its probability", images[:SHOWN], words)
     if options.out:
-        commit(options.out, lambda file: write_csv(file, paths, rows))
+        write_atomically(options.out, lambda file: write_csv(file, paths, rows))
     print(f"{path}{f' and {options.out} are' if options.out else ' is'} written")
 
 

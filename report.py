@@ -19,7 +19,7 @@ from PIL import Image
 from recipes import CHECKPOINTS, IMAGES, MODELS, PRETRAINED, RECIPES, name_and_fold, run_name
 from runs import Record, Run
 from util.cli import InputError
-from util.files import commit_text, first_line
+from util.files import first_line, write_text
 from util.plots import show, spread
 from util.settings import Part, form, parse, require_form
 
@@ -104,7 +104,7 @@ def main(argv=None):
     templates = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"columns": columns, "in_words": lambda name: " ".join(in_words(name, sources)).strip()}
     page = templates.get_template("report.html.j2").render(content)
-    commit_text(IMAGES / "report.html", page)
+    write_text(IMAGES / "report.html", page)
     print(f"{IMAGES / 'report.html'} is written, {len(page) / 1e6:.1f} MB: open it in a browser")
 
 

@@ -9,7 +9,7 @@ from recipes import SCHEDULES
 from runs import best_epoch
 from util.backend import load
 from util.cli import InputError
-from util.files import commit_arrays
+from util.files import write_arrays
 
 keras = load("keras")
 ops = keras.ops
@@ -107,4 +107,4 @@ class KeepState(keras.callbacks.Callback):
             **{group: len(arrays) for group, arrays in groups.items()},
         }
         arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
-        commit_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+        write_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)

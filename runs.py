@@ -1,6 +1,8 @@
 """A run's files: its checkpoint, its record and its state; the autoencoder that a classifier is built on."""
 
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 from pathlib import Path
@@ -22,13 +24,13 @@ from recipes import (
 )
 from util.backend import keras
 from util.cli import InputError, RunFailed
-from util.files import commit, commit_json, file_lock, file_sha256, lock_owner, open_zip, read_arrays, reading, sync
+from util.files import file_sha256, locked, read_arrays, reading, strict, sync, write_atomically, write_json
 from util.settings import form, read_config, require_form
 
 
 def record_sha256(record):
     """SHA-256 of all that a record says, but for the SHA-256 itself."""
-    content = json.dumps({key: value for key, value in record.items() if key != "record_sha256"})
+    content = json.dumps(strict({key: value for key, value in record.items() if key != "record_sha256"}))
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -91,10 +93,6 @@ class Run:
     def state(self):
         return self.path(".state")
 
-    @property
-    def lock_file(self):
-        return self.folder / f".{self.stem}.lock"
-
     def read_record(self):
         """The record of a finished run. Raises InputError where record or checkpoint are damaged or do not match."""
         with reading(
@@ -114,10 +112,7 @@ class Run:
 
         Also where it does not map pictures of shape `taken` to outputs of shape `given`.
         """
-        with (
-            reading(f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"),
-            open_zip(self.checkpoint),
-        ):
+        with reading(f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"):
             model = keras.saving.load_model(self.checkpoint, compile=False)
             if not getattr(model, "inputs", None):
                 raise ValueError("it holds no model, or one without a fixed input")
@@ -178,19 +173,20 @@ class Run:
         print(f"{self.checkpoint} is finished already, with these settings; FORCE=1 trains it again")
         return True
 
+    @contextlib.contextmanager
     def lock(self, wait=False):
         """Hold this run alone, until the block or the process ends. A second process is refused, or waits."""
 
-        def busy(owner):
+        def busy():
             if not wait:
-                raise InputError(f"{self.title} is being trained by process {owner}; wait for it")
-            print(f"{self.title} is being trained by process {owner}; waiting for it", flush=True)
+                raise InputError(f"{self.title} is being trained by another process; wait for that to end")
+            print(f"{self.title} is being trained by another process; waiting for it", flush=True)
 
-        return file_lock(self.lock_file, busy)
-
-    def trained_by(self):
-        """The process that holds this run now, such as '4711 on host', or None."""
-        return lock_owner(self.lock_file)
+        with locked(self.folder / f".{self.stem}.lock", busy) as held:
+            if held:  # what a killed process was writing; nobody else writes these files now
+                for part in self.folder.glob(f".{glob.escape(self.stem)}.*.part*"):
+                    part.unlink()
+            yield
 
     def finish(self, model, record):
         """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""
@@ -199,9 +195,9 @@ class Run:
             model.save(neighbour)
             sync(neighbour)  # a full disk shows here, before an older checkpoint loses its record
             whole = {**record, "checkpoint_sha256": file_sha256(neighbour)}
-            commit_json(self.path(".json"), {**whole, "record_sha256": record_sha256(whole)})
+            write_json(self.path(".json"), {**whole, "record_sha256": record_sha256(whole)})
 
-        commit(self.checkpoint, write)
+        write_atomically(self.checkpoint, write)
         self.path("_predictions.npz").unlink(missing_ok=True)  # an older checkpoint's
         self.state.unlink(missing_ok=True)
 

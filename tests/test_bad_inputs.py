@@ -798,7 +798,7 @@ def equal(one, other):
 def test_damage_is_recognised_wherever_it_is(kind, copy):
     name, read, count = DAMAGE[kind]
     own()()
-    files.commit_arrays("predictions.npz", probabilities=np.eye(10), labels=np.arange(10), test_sha256="0" * 64)
+    files.write_arrays("predictions.npz", probabilities=np.eye(10), labels=np.arange(10), test_sha256="0" * 64)
     path, whole, content = Path(name), read(), Path(name).read_bytes()
     shares = np.linspace(0, 1, count, endpoint=False)
     for share in [*shares, 1 - 2 / len(content)]:  # the last character of a record is a line's end
@@ -863,7 +863,7 @@ def test_one_fold_is_evaluated_whatever_things_are_called_and_damaged_prediction
 def test_a_file_that_is_as_large_as_what_is_in_it_is_no_bomb(workdir, monkeypatch):
     monkeypatch.setattr(files, "MOST_BYTES", 1000)
     zeros = np.zeros(10_000, np.uint8)
-    files.commit_arrays("stored.npz", zeros=zeros)
+    files.write_arrays("stored.npz", zeros=zeros)
     assert files.read_arrays("stored.npz")["zeros"].shape == (10_000,)
     np.savez_compressed("packed.npz", zeros=zeros)
     with pytest.raises(ValueError, match=r"^it unpacks to 10,\d{3} bytes, and 1,000 are the most that is read$"):

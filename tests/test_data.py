@@ -185,6 +185,7 @@ def test_missing_file_is_named():
 )
 def test_full_size_npz_in_the_same_classes_counts_as_cifar10(tmp_path, train_count, names, prefix):
     small = {"y_train": LABELS, "x_test": np.zeros((10_000, 32, 32, 3), np.uint8), "y_test": LABELS[:10_000]}
+    small["y_train"] = LABELS[:train_count]
     names = {} if names is None else {"class_names": np.array(names)}
     write_headers(tmp_path / "big.npz", {**small, **names}, {"x_train": (train_count, 32, 32, 3)})
     assert data.load_data(str(tmp_path / "big.npz"), "test").prefix == prefix

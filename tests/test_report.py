@@ -14,7 +14,7 @@ from PIL import Image
 import recipes
 import report
 from util.cli import InputError
-from util.files import commit_arrays
+from util.files import write_arrays
 
 HOSTILE = "<script>alert(1)</script>"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -73,7 +73,7 @@ def write_state(stem, epochs):
     ]
     note = {"settings": {**SETTINGS, "epochs": 100, "monitor": "val_loss"}, "history": history, "finished": False}
     arrays = {"note": np.frombuffer(json.dumps(note).encode(), np.uint8)}
-    commit_arrays(recipes.CHECKPOINTS / f"{stem}.state", **arrays)
+    write_arrays(recipes.CHECKPOINTS / f"{stem}.state", **arrays)
 
 
 def written():

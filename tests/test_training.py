@@ -182,7 +182,7 @@ def read_state(path):
 
 
 def write_state(path, note, arrays):
-    files.commit_arrays(path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
+    files.write_arrays(path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)
 
 
 def require_equal_states(one, other):
@@ -1256,14 +1256,14 @@ def test_who_waits_for_a_run_in_training_gets_it_when_it_is_done(run, capsys):
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "some" / "file"
-    files.commit(path, lambda neighbour: neighbour.write_bytes(b"first"))
+    files.write_atomically(path, lambda neighbour: neighbour.write_bytes(b"first"))
 
     def fill_the_disk(neighbour):
         neighbour.write_bytes(b"sec")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(RunFailed, match=r"file cannot be written \(No space left on device\); mend that and repeat$"):
-        files.commit(path, fill_the_disk)
+        files.write_atomically(path, fill_the_disk)
     assert path.read_bytes() == b"first"
     assert [found.name for found in path.parent.iterdir()] == ["file"]
 
@@ -1328,7 +1328,7 @@ def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(t
         "    neighbour.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "for name in sys.argv[1:]:\n"
-        "    if not os.fork(): files.commit(name, die)\n"
+        "    if not os.fork(): files.write_atomically(name, die)\n"
         "    os.wait()"
     )
     subprocess.run([sys.executable, "-c", script, path, other], cwd=ROOT, check=True)
@@ -1336,9 +1336,9 @@ def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(t
 
     def write_both(neighbour):
         neighbour.write_text("first")
-        files.commit_text(path, "second")  # as another process would meanwhile
+        files.write_text(path, "second")  # as another process would meanwhile
 
-    files.commit(path, write_both)
+    files.write_atomically(path, write_both)
     assert path.read_text() == "first"
     assert sorted(tmp_path.iterdir()) == sorted([path, *(part for part in left if "not_" in part.name)])
 

@@ -1,49 +1,41 @@
-"""Files that are there whole or not at all, read with care and written so that no kill, full disk or second process
-harms what is there.
-"""
+"""Files that are there whole or not at all, locks, checksums, and reading that refuses damaged files."""
 
 import contextlib
-import fcntl
-import glob
 import hashlib
 import json
 import math
 import os
 import secrets
-import shutil
-import socket
+import struct
 import textwrap
 import zipfile
+import zlib
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from util.cli import InputError, RunFailed
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
+# What a damaged or foreign file makes zipfile, numpy, json, h5py and Keras raise; a NameError, for example, is a bug.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MemoryError)
+DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error)
+
 
 def first_line(error):
-    """What an error says, in one line; its kind where it says nothing."""
+    """The first line of an error's message; the error's type where it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager
 def reading(what, remedy):
-    """Whatever goes wrong inside, while a file is read, is an InputError: `what` (the reason): `remedy`.
-
-    A damaged or hostile file makes zip, numpy, JSON and Keras raise anything, MemoryError and RecursionError included.
-    """
+    """While a file is read: an error that a damaged file can cause becomes an InputError, `what` (reason): `remedy`."""
     try:
         yield
-    except InputError:
-        raise
-    except Exception as error:
-        # The bottom says what is wrong, which Keras passes on with advice and whole models; but of JSON the top does.
-        while error.__context__ and not isinstance(error, json.JSONDecodeError):
-            error = error.__context__
-        reason = textwrap.shorten(first_line(error).split(". ")[0], 200, placeholder=" ...")
-        raise InputError(f"{what} ({reason}): {remedy}") from None
+    except DAMAGE as error:
+        raise InputError(f"{what} ({textwrap.shorten(first_line(error), 200, placeholder=' ...')}): {remedy}") from None
 
 
 def sha256(*arrays):
@@ -58,49 +50,26 @@ def file_sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-MOST_BYTES = 2**31  # that a compressed file may unpack to: twelve times CIFAR-10
+MOST_BYTES = 2**31  # that a compressed .npz may unpack to: twelve times CIFAR-10
 
 
 @contextlib.contextmanager
-def open_zip(path):
-    """A .npz or .keras as a zipfile. Raises ValueError where it claims to unpack to more than it and MOST_BYTES are."""
-    with zipfile.ZipFile(path) as file:
-        claimed = sum(member.file_size for member in file.infolist())
-        most = max(MOST_BYTES, os.path.getsize(path))
-        if claimed > most:
-            raise ValueError(f"it unpacks to {claimed:,} bytes, and {most:,} are the most that is read")
+def open_arrays(path):
+    """A .npz whose arrays are read when they are asked for, and never unpickled. Raises ValueError where it is none."""
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array without a name")
+    with file:
+        size = sum(member.file_size for member in file.zip.infolist())
+        if size > max(MOST_BYTES, os.path.getsize(path)):
+            raise ValueError(f"it unpacks to {size:,} bytes, and {MOST_BYTES:,} is the limit")
         yield file
 
 
-def array_header(file, name):
-    """(shape, bytes that the header claims, bytes that are there) of an array in an open .npz, without reading it.
-
-    Raises ValueError where it is a pickled one.
-    """
-    member = file.getinfo(f"{name}.npy")
-    with file.open(member) as content:
-        version = np.lib.format.read_magic(content)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(content)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects, which are never loaded")
-        return shape, math.prod(shape) * dtype.itemsize, member.file_size - content.tell()
-
-
-def read_array(file, name):
-    """An array of an open .npz. Raises ValueError where it is pickled or not whole."""
-    _, claimed, found = array_header(file, name)
-    if claimed != found:  # more would take memory for nothing, fewer leave the zip's own checksum unread
-        raise ValueError(f"{name} claims {claimed:,} bytes and holds {found:,}")
-    with file.open(f"{name}.npy") as content:
-        return np.lib.format.read_array(content, allow_pickle=False)
-
-
 def read_arrays(path):
-    """{name: array} of a file that commit_arrays wrote. Raises ValueError, among others, where it is not as written."""
-    with open_zip(path) as file:
-        names = [name.removesuffix(".npy") for name in file.namelist()]
-        arrays = {name: read_array(file, name) for name in names}
+    """{name: array} of a file that write_arrays wrote. Raises ValueError, among others, where it is damaged."""
+    with open_arrays(path) as file:
+        arrays = {name: file[name] for name in file.files}
     if arrays.pop("sha256", None) != sha256(*arrays.values()):
         raise ValueError("its content does not match its checksum")
     return arrays
@@ -109,68 +78,25 @@ def read_arrays(path):
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def commit(path, write):
-    """Write a file so that it is there whole or not at all: `write(neighbour)`, to the disk, then rename.
+def write_atomically(path, write):
+    """Write a file so that it is there whole or not at all: `write(part)` beside it, to the disk, then rename.
 
-    The neighbour is locked while its writer lives; one that is not is what a kill left, and is removed by the next
-    writer of the same file. Raises RunFailed where writing is not possible.
+    Raises RunFailed where that is not possible.
     """
     path = Path(path)
-    # Ends like the file: Keras saves by the ending.
-    neighbour = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")  # Keras saves by the ending
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{glob.escape(path.stem)}.*.part{glob.escape(path.suffix)}"):
-            with contextlib.suppress(OSError), open(left, "rb+") as file:  # in use, or no locks here
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
-        with open(neighbour, "wb") as file:
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-            write(neighbour)
-            sync(neighbour)
-            os.replace(neighbour, path)
+        write(part)
+        sync(part)
+        os.replace(part, path)
         with contextlib.suppress(OSError):  # not every file system can do this
             sync(path.parent)
     except OSError as error:
         raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
     finally:
         with contextlib.suppress(OSError):
-            neighbour.unlink(missing_ok=True)
-
-
-def commit_folder(path, write):
-    """Write a folder that is not there yet, as `commit` writes a file: whole or not at all."""
-    neighbour = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-            with contextlib.suppress(OSError), locked_folder(left):
-                shutil.rmtree(left)
-        neighbour.mkdir(parents=True)
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # no locks here
-                stack.enter_context(locked_folder(neighbour))
-            write(neighbour)
-            for inside in [*neighbour.rglob("*"), neighbour]:
-                sync(inside)
-            os.rename(neighbour, path)
-        with contextlib.suppress(OSError):
-            sync(path.parent)
-    except OSError as error:
-        raise RunFailed(f"{path} cannot be written ({error.strerror or error}); mend that and repeat") from None
-    finally:
-        shutil.rmtree(neighbour, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def locked_folder(path):
-    """Hold a folder's lock; where another process holds it, or there are no locks, raise OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+            part.unlink()
 
 
 def sync(path):
@@ -182,67 +108,32 @@ def sync(path):
         os.close(descriptor)
 
 
-def commit_text(path, text):
-    commit(path, lambda file: file.write_text(text, encoding="utf-8"))
+def write_text(path, text):
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def commit_json(path, content):
-    commit_text(path, json.dumps(content, indent=1) + "\n")
+def strict(content):
+    """`content` as JSON can hold it: null in place of numbers that are not finite."""
+    if isinstance(content, dict):
+        return {key: strict(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [strict(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def commit_arrays(path, **arrays):
+def write_json(path, content):
+    write_text(path, json.dumps(strict(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_arrays(path, **arrays):
+    """Write a .npz of these arrays and their checksum."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
 
-    def write(neighbour):
-        with open(neighbour, "wb") as file:  # given a name, savez would add .npz to it
+    def write(part):
+        with open(part, "wb") as file:  # given a name, savez would add .npz to it
             np.savez(file, **arrays, sha256=sha256(*arrays.values()))
 
-    commit(path, write)
-
-
-@contextlib.contextmanager
-def file_lock(path, busy=None):
-    """Hold a lock that dies with its owner, where one can be had; where another holds it, call `busy(who)`, then wait.
-
-    It cannot be had on a file system without locks, as some clusters have, nor beside files that others may only read.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+"))
-        except OSError:
-            try:
-                file = stack.enter_context(open(path))  # another user's, which can be locked all the same
-            except OSError:
-                file = None
-        try:
-            if file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if busy:
-                busy(file.read().strip() or "unknown")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass
-        if file and file.writable():
-            file.seek(0)
-            file.truncate()
-            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-        yield
-
-
-def lock_owner(path):
-    """Who holds a file_lock now, or None; for an instant it is held here, so that nobody else can."""
-    try:
-        with open(path, errors="replace") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "unknown"
-    except OSError:  # no such file, or no locks here
-        pass
-    return None
+    write_atomically(path, write)
 
 
 def require_writable(folder):
@@ -254,3 +145,25 @@ def require_writable(folder):
         probe.unlink()
     except OSError as error:
         raise RunFailed(f"{folder} cannot be written to ({error.strerror}); mend that and repeat") from None
+
+
+@contextlib.contextmanager
+def locked(path, busy=lambda: None):
+    """Hold a lock that ends with its process; where another process holds it, call `busy()`, then wait.
+
+    Gives the block whether the lock is held: some file systems have no locks, and some may only be read.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            busy()
+            lock.acquire()
+    except OSError as error:
+        print(f"note: {path} cannot be locked ({error.strerror or error}): start no second process beside this one")
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()

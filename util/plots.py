@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from util.backend import Later
-from util.files import commit
+from util.files import write_atomically
 
 matplotlib, agg, figures = map(Later, ("matplotlib", "matplotlib.backends.backend_agg", "matplotlib.figure"))
 font_manager, ft2font, text = map(Later, ("matplotlib.font_manager", "matplotlib.ft2font", "matplotlib.text"))
@@ -59,7 +59,7 @@ def plot(draw):
         with warnings.catch_warnings(action="ignore"):
             figure = draw(*args)
             use_fonts_for_all(figure, path)
-            commit(path, figure.savefig)
+            write_atomically(path, figure.savefig)
 
     return write
 
