@@ -228,6 +228,7 @@ def evaluation(name, model, images=10_000):
     parts = {"train": 10, "test": images}
     arrays = {f"x_{part}": random.integers(0, 256, (count, 32, 32, 3), np.uint8) for part, count in parts.items()}
     arrays |= {f"y_{part}": np.arange(count) % 10 for part, count in parts.items()}
+    arrays["class_names"] = np.array([f"class {number}" for number in range(10)])
     script = Path(__file__).with_name("evaluate.py").resolve()
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder, "pictures.npz"), **arrays)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from data import IMAGE_SHAPE, load_data
+from data import IMAGE_SHAPE, count_known, load_data
 from util.backend import Later, keras, layers, ops
 from util.cli import InputError
 from util.files import first_line, sha256
@@ -190,6 +190,8 @@ def prepare_fold(source, settings, fold=None):
         f"data: {data.source}, {len(kept):,} of {len(data.labels):,} images{f' ({cut})' if cut else ''}; "
         f"{held_out}: {len(train):,} train, {len(val):,} validation"
     )
+    if count := count_known(data.images[val], data.images[train]):
+        print(f"note: {count:,} of the {len(val):,} validation pictures are training pictures, too")
     validation = turn_in_order(data.images[val]) if turned else (data.images[val], data.labels[val])
     arrays = data.images[train], data.labels[train], *validation
     return Fold(*arrays, tuple(record["class_names"]), data.prefix, record)
