@@ -15,7 +15,7 @@ import numpy as np
 from common import METRICS, QUALITY, TURNS, Augmentation, augment, count_trainable, titled, turn_in_order
 from data import IMAGE_SHAPE, load_data
 from recipes import IMAGES, FilePath, ModelChoice, chosen_name, phases, require_choice, run_name
-from runs import Run, finished_trainings, no_training, require_one_study
+from runs import Run, finished_trainings, no_training, require_one_study, require_same_classes
 from util import plots
 from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
@@ -73,13 +73,16 @@ def main(argv=None):
 
 
 def require_same_pictures(records, train):
-    """Raise InputError where a training is of other pictures than `train`."""
+    """Raise InputError where a training is of other pictures or classes than `train`."""
     for run, record in records.items():
         if record and record["data"]["sha256"] != train.sha256:
             raise InputError(
                 f"{run.checkpoint} was trained on other pictures ({record['data']['source']}) than DATA gives now: "
                 "give the DATA of its training"
             )
+        if record and record["settings"]["task"] == "classes":
+            found, remedy = record["data"]["class_names"], "give the DATA of its training"
+            require_same_classes(run.checkpoint, found, "DATA now", train.class_names, remedy)
 
 
 # --- Classifiers ----------------------------------------------------------------------------------------------------

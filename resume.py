@@ -49,7 +49,7 @@ class KeepState(keras.callbacks.Callback):
         self.history, self.best, self.finished = [], [], False
 
     def restore(self, note, groups):
-        """Take up what Run.begun read."""
+        """Take up what Run.unfinished read."""
         weights, self.best, optimizer, draws = groups
         states = [variable for *_, variable in random_states(self.model, self.twin)]
         try:

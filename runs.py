@@ -10,7 +10,7 @@ from typing import NotRequired
 
 import numpy as np
 
-from data import data_prefix
+from data import class_names_of, data_prefix, source_name
 from recipes import (
     CHECKPOINTS,
     autoencoder_name,
@@ -47,9 +47,27 @@ Record = form(
     | form(**Curves, psnr=list[float], val_psnr=list[float | None]),
     best_epoch=int,
     checkpoint_sha256=str,
+    version=NotRequired[int],
     code_sha256=NotRequired[str],
     **Costs,
 )
+
+
+RECORD_VERSION = 2  # of the form of the records that are written; 1 had no version
+REPLACE = "choose NAME=... to keep both, or FORCE=1 to replace it"
+
+
+def require_same_classes(what, found, other, wanted, remedy):
+    """Raise InputError, naming both, where two lists of class names differ, if only in their order."""
+    if list(found) != list(wanted):
+        raise InputError(f"{what} has the classes {', '.join(found)}, and {other} {', '.join(wanted)}: {remedy}")
+
+
+def as_columns(epochs):
+    """[{figure: value} of each epoch] -> {figure: [value of each epoch, None where there is none]}."""
+    return {
+        key: [figures.get(key) for figures in epochs] for key in dict.fromkeys(key for one in epochs for key in one)
+    }
 
 
 def best_epoch(history, monitor):
@@ -146,8 +164,8 @@ class Run:
             ]
             return note, groups
 
-    def begun(self, settings):
-        """The state of an unfinished training with these settings, as read_state gives it, or None.
+    def unfinished(self, settings, class_names):
+        """The state of an unfinished training with these settings and classes, as read_state gives it, or None.
 
         Next to a finished file, which stays until a forced training can replace it, a state of other settings is left
         alone, and the finished file decides; otherwise it raises InputError.
@@ -155,21 +173,33 @@ class Run:
         if not self.state.exists():
             return None
         note, groups = self.read_state()
-        written = self.state.stat().st_mtime_ns
         if self.checkpoint.exists():
-            if note["finished"] and written < self.checkpoint.stat().st_mtime_ns:  # killed before it could be removed
+            if self._is_finished_from(note):  # killed before it could remove its state
                 self.state.unlink()
                 return None
             if note["settings"] != settings:
                 return None
-        require_same_settings(note["settings"], settings, f"the unfinished training {self.state}")
+        what = f"the unfinished training {self.state}"
+        require_same_settings(note["settings"], settings, what)
+        require_same_classes(what, note.get("class_names", class_names), "the data now", class_names, REPLACE)
         return note, groups
 
-    def already_finished(self, settings):
-        """True where this run is there with these settings. Raises InputError where it is there with others."""
+    def _is_finished_from(self, note):
+        """True where the finished files came from the state with this note: all epochs have the same figures."""
+        if not note["finished"]:
+            return False
+        try:
+            return self.read_record()["history"] == as_columns(note["history"])
+        except InputError:  # stopped between the record and the checkpoint
+            return False
+
+    def already_finished(self, settings, class_names):
+        """True where this run is there with these settings and classes. Raises InputError where it is with others."""
         if not self.checkpoint.exists():
             return False
-        require_same_settings(self.read_record()["settings"], settings, f"the finished {self.checkpoint}")
+        record, what = self.read_record(), f"the finished {self.checkpoint}"
+        require_same_settings(record["settings"], settings, what)
+        require_same_classes(what, record["data"]["class_names"], "the data now", class_names, REPLACE)
         print(f"{self.checkpoint} is finished already, with these settings; FORCE=1 trains it again")
         return True
 
@@ -189,12 +219,12 @@ class Run:
             yield
 
     def finish(self, model, record):
-        """Commit the checkpoint and its record. The checkpoint's name comes last: that name means done."""
+        """Write the checkpoint and its record. The checkpoint's name comes last: that name means done."""
 
-        def write(neighbour):
-            model.save(neighbour)
-            sync(neighbour)  # a full disk shows here, before an older checkpoint loses its record
-            whole = {**record, "checkpoint_sha256": file_sha256(neighbour)}
+        def write(part):
+            model.save(part)
+            sync(part)  # a full disk shows here, before an older checkpoint loses its record
+            whole = {"version": RECORD_VERSION, **record, "checkpoint_sha256": file_sha256(part)}
             write_json(self.path(".json"), {**whole, "record_sha256": record_sha256(whole)})
 
         write_atomically(self.checkpoint, write)
@@ -248,9 +278,9 @@ def find_autoencoder(choice, fold):
 # --- The finished trainings of a run ----------------------------------------------------------------------------------
 
 
-def finished_trainings(name):
+def finished_trainings(name, folder=CHECKPOINTS):
     """The finished trainings of a run, all folds."""
-    runs = [Run(*name_and_fold(path.stem)) for path in CHECKPOINTS.glob("*.keras")]
+    runs = [Run(*name_and_fold(path.stem), folder) for path in folder.glob("*.keras")]
     return sorted((run for run in runs if run.name == name), key=lambda run: run.fold or 0)
 
 
@@ -263,28 +293,40 @@ def no_training(name, choice):
 def finished_run(choice):
     """(name, {training: record}) of the run that a ModelChoice chooses, folds of one study, without reading its DATA.
 
-    Raises InputError where there is none.
+    Raises InputError where there is none, or where DATA is there and has other classes.
     """
-    name, source = chosen_name(choice, data_prefix(choice.data) if choice.data else ""), None
-    trainings = finished_trainings(name)
-    if choice.data and not trainings:  # a .npz of CIFAR-10 has no prefix; its record names it
-        source, trainings = Path(choice.data).name, finished_trainings(chosen_name(choice, ""))
-    records = {run: run.read_record() for run in trainings}
-    records = {run: record for run, record in records.items() if source in (None, record["data"]["source"])}
+
+    def trained(name):  # on DATA: names of runs may be alike, so the record decides
+        records = {run: run.read_record() for run in finished_trainings(name)}
+        wanted = source_name(choice.data) if choice.data else None
+        return {run: record for run, record in records.items() if wanted in (None, record["data"]["source"])}
+
+    name = chosen_name(choice, data_prefix(choice.data) if choice.data else "")
+    records = trained(name)
+    if choice.data and not records:  # a .npz of CIFAR-10 does not begin its run's name
+        records = trained(chosen_name(choice, ""))
     if not records:
         raise no_training(name, choice)
     require_one_study(records)
-    return next(iter(records)).name, records
+    run, record = next(iter(records.items()))
+    classes = class_names_of(choice.data) if choice.data else None
+    if classes and record["settings"]["task"] == "classes":
+        found, remedy = record["data"]["class_names"], "give the DATA of its training"
+        require_same_classes(run.checkpoint, found, "DATA now", classes, remedy)
+    return run.name, records
 
 
 def require_one_study(records):
     """Raise InputError where trainings, as {training: record or None}, differ in more than their fold."""
     known = [(run, record) for run, record in records.items() if record]
     for run, record in known[1:]:
-        settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (known[0][1], record)]
+        first, old = known[0]
+        settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (old, record)]
         differing = differing_settings(*settings, "{} {} and {}")
+        remedy = "train one of them anew with FORCE=1, or under a NAME of its own"
         if differing:
             raise InputError(
-                f"{known[0][0].checkpoint} and {run.checkpoint} are no folds of one study ({differing}): "
-                "train one of them anew with FORCE=1, or under a NAME of its own"
+                f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): {remedy}"
             )
+        classes = [one["data"]["class_names"] for one in (old, record)]
+        require_same_classes(first.checkpoint, classes[0], run.checkpoint, classes[1], remedy)

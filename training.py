@@ -17,7 +17,7 @@ from data import IMAGE_SHAPE
 from optimizers import new_optimizer, schedule_callbacks
 from recipes import LOW_RESOLUTION_SIDE, PLAIN, phases
 from resume import KeepState, seed_layers
-from runs import best_epoch
+from runs import as_columns, best_epoch
 from training_model import OWN_NAMES, compile_model, copy_weights, training_model
 from util import hardware
 from util.backend import Later, load
@@ -262,8 +262,8 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     found = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
     options = recipe.settings.model_copy(update={key: fold.record[key] for key in found} | more)
     settings = options.model_dump()
-    begun = None if force else run.begun(settings)
-    if not force and not begun and run.already_finished(settings):
+    begun = None if force else run.unfinished(settings, fold.class_names)
+    if not force and not begun and run.already_finished(settings, fold.class_names):
         return
     require_writable(run.folder)
     number = run.fold or 1
@@ -300,10 +300,9 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
 
     # What equality bit for bit takes.
     machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {record['code_sha256'][:8]}"
-    note = {"settings": settings, "precision": precision, "machine": machine}
+    note = {"settings": settings, "precision": precision, "machine": machine, "class_names": fold.class_names}
     state = fit(model, run, fold, options, note, begun, force, notes.get("taken", ()))
-    keys = dict.fromkeys(key for logs in state.history for key in logs)
-    history = {key: [logs.get(key) for logs in state.history] for key in keys}  # null: not validated in that epoch
+    history = as_columns(state.history)  # null: not validated in that epoch
     best = best_epoch(state.history, options.monitor)
     record |= {
         "history": history,

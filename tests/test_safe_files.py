@@ -1,44 +1,42 @@
-"""A full disk, a folder that cannot be written to: one sentence, status 1, and nothing that was there is damaged.
+"""Files are there whole or not at all: full disks, folders that may only be read, damage, kills, locks.
 
-Disks are real: a small file system where this user may mount one, a limit on the size of files everywhere. Trainings
-and evaluations are the scripts' own, of a model that takes a second.
+Trainings and evaluations are the scripts' own, of a model that takes a second. Disks are real: a small file system
+where this user may mount one, a limit on the size of files everywhere.
 """
 
 import contextlib
+import errno
+import json
 import os
-import re
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
+import threading
 from pathlib import Path
 
+import filelock
 import keras
+import numpy as np
 import pytest
-from conftest import ROOT
-from keras import layers
+from conftest import tiny_classifier
 
 import evaluate
 import recipes
 import resume
 import runs
 import train_cnn
-from util import cli
+from util import cli, files
+from util.cli import InputError, RunFailed
 
 STEM = "small_cnn_fold1"
 UNPRIVILEGED = 65534  # nobody
 
 
-def build_tiny(x, classes):
-    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=8, name="conv")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.Flatten(name="flatten")(x))
-
-
 @pytest.fixture
 def folder(monkeypatch, npz):
     """A working directory with checkpoints/ and imgs/ that an unprivileged user may reach and change."""
-    monkeypatch.setitem(recipes.RECIPES, "cnn", recipes.row(build_tiny, batch_size=64, epochs=3))
+    monkeypatch.setitem(recipes.RECIPES, "cnn", recipes.row(tiny_classifier, batch_size=64, epochs=3))
     folder = Path(tempfile.mkdtemp())
     shutil.copy(npz, folder)
     for path in (folder, folder / "checkpoints", folder / "imgs"):
@@ -65,7 +63,7 @@ def call(folder, capsys):
     return call
 
 
-@pytest.fixture(params=["small disk", "file size limit"])
+@pytest.fixture(params=[pytest.param("small disk", marks=pytest.mark.long), "file size limit"])
 def full(request, folder):
     """full('checkpoints'): a context in which nothing more can be written to this folder of `folder`."""
     if request.param == "file size limit":
@@ -73,11 +71,10 @@ def full(request, folder):
         @contextlib.contextmanager
         def full(name):
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(
-                resource.RLIMIT_FSIZE, ({"checkpoints": 1000, "imgs": 6000}[name], hard)
-            )  # Python ignores the signal of it
+            most = {"checkpoints": 1000, "imgs": 6000}[name]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))  # Python ignores the signal of it
             try:
-                yield "File too large"
+                yield
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -96,7 +93,7 @@ def full(request, folder):
             while True:
                 file.write(bytes(1000))
         try:
-            yield "No space left on device"
+            yield
         finally:
             filler.unlink()
 
@@ -108,16 +105,14 @@ def full(request, folder):
 
 
 @contextlib.contextmanager
-def unwritable(path):
-    """`path` as a folder that one may read only; root, who may write everywhere, is somebody else meanwhile."""
-    root, mode = os.geteuid() == 0, path.stat().st_mode
+def unwritable(name):
+    """A folder that one may read only; root, who may write everywhere, is somebody else meanwhile."""
+    path, root = Path(name), os.geteuid() == 0
+    mode = path.stat().st_mode
     path.chmod(0o555)
     try:
         if root:
-            try:
-                os.seteuid(UNPRIVILEGED)
-            except OSError as error:
-                pytest.skip(f"root can write everywhere and cannot become an unprivileged user here ({error})")
+            os.seteuid(UNPRIVILEGED)
         yield
     finally:
         if root:
@@ -127,18 +122,7 @@ def unwritable(path):
 
 def contents(name):
     """What is in a folder, less the locks."""
-    return {path.name: path.read_bytes() for path in Path(name).iterdir() if path.suffix != ".lock"}
-
-
-def refusal(script, path, reason, escape=str):
-    return f"{script}: {path} cannot be written {escape(f'({reason})')}; mend that and repeat\n"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """The name with which messages begin."""
-    monkeypatch.setattr("sys.argv", ["the script"])
-    return "the script"
+    return {path.name: path.read_bytes() for path in Path(name).iterdir() if path.suffix not in (".lock", "")}
 
 
 def when(patch, name, event):
@@ -153,111 +137,185 @@ def when(patch, name, event):
     patch.setattr(owner, name, first)
 
 
-def test_a_disk_that_fills_up_costs_no_finished_epoch(call, full, script, monkeypatch):
+def assert_refused(result, path):
+    """One sentence on stderr that names the file, and status 1."""
+    status, _, error = result
+    assert status == 1 and error.count("\n") == 1 and str(path) in error
+
+
+def test_a_disk_that_fills_up_costs_no_finished_epoch(call, full, monkeypatch):
     states = []
     with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
 
         def fill(epoch):
             if epoch == 1:
                 states.append(contents("checkpoints"))
-                states.append(stack.enter_context(full("checkpoints")))
+                stack.enter_context(full("checkpoints"))
 
         when(patch, "on_epoch_end", fill)
-        status, said, error = call("train")
-        before, reason = states
-        kept = {name: content for name, content in contents("checkpoints").items() if name != "filler"}
-        assert (status, error) == (1, refusal(script, f"checkpoints/{STEM}.state", reason))
-        assert "epoch 1/3" in said and "epoch 2/3" not in said  # printed when it is kept
-        assert kept == before and kept.keys() == {f"{STEM}.state"}
-
+        result = call("train")
+        assert_refused(result, f"checkpoints/{STEM}.state")
+        assert "epoch 1/3" in result[1] and "epoch 2/3" not in result[1]  # printed when it is kept
+        assert contents("checkpoints") == states[0] and states[0].keys() == {f"{STEM}.state"}
     status, said, error = call("train")
-    assert (status, error) == (0, "")
-    assert f"going on after epoch 1 of checkpoints/{STEM}.state\n" in said
+    assert (status, error) == (0, "") and f"going on after epoch 1 of checkpoints/{STEM}.state\n" in said
     assert contents("checkpoints").keys() == {f"{STEM}.keras", f"{STEM}.json"}
 
 
-def test_a_disk_that_is_full_at_the_end_damages_no_older_model(call, full, script, monkeypatch):
+def test_a_disk_that_is_full_at_the_end_damages_no_older_model(call, full, monkeypatch):
     assert call("train")[0] == 0
     before = contents("checkpoints")
     with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
-        reasons = []
-        when(patch, "finish", lambda model: reasons.append(stack.enter_context(full("checkpoints"))))
-        status, _, error = call("train", "--force")
-        assert (status, error) == (1, refusal(script, f"checkpoints/{STEM}.keras", reasons[0]))
-        kept = contents("checkpoints")
-        assert kept.keys() - {"filler"} == {*before, f"{STEM}.state"}
-        assert {name: kept[name] for name in before} == before
-
+        when(patch, "finish", lambda model: stack.enter_context(full("checkpoints")))
+        assert_refused(call("train", "--force"), f"checkpoints/{STEM}.keras")
+        assert contents("checkpoints").items() >= before.items()
     monkeypatch.setattr(keras.Model, "fit", None)  # nothing is left to train
     assert call("train")[::2] == (0, "")
     after = contents("checkpoints")
     assert after.keys() == before.keys() and after[f"{STEM}.json"] != before[f"{STEM}.json"]
 
 
-def test_a_full_disk_is_told_before_a_forced_training_begins(call, full, script, monkeypatch):
+def test_a_full_disk_is_told_before_a_forced_training_begins(call, full, monkeypatch):
     assert call("train")[0] == 0
     before = contents("checkpoints")
     monkeypatch.setattr(keras.Model, "fit", None)
-    with full("checkpoints") as reason:
-        status, _, error = call("train", "--force")
-    assert (status, error) == (1, refusal(script, f"checkpoints/{STEM}.state", reason))
+    with full("checkpoints"):
+        assert_refused(call("train", "--force"), f"checkpoints/{STEM}.state")
     assert contents("checkpoints") == before
 
 
-def test_an_evaluation_on_a_full_disk_leaves_whole_files_only(call, full, script):
+def test_an_evaluation_on_a_full_disk_leaves_whole_files_only(call, full):
     assert call("train")[0] == call("evaluate")[0] == 0
     before = contents("checkpoints"), contents("imgs")
-    report = r"imgs/small_\w+\.(json|txt|png)"  # comes first, and a limit on files' size holds in every folder
-    for name, path in (("checkpoints", rf"(checkpoints/small_\w+\.npz|{report})"), ("imgs", report)):
-        with full(name) as reason:
-            status, _, error = call("evaluate")
-        assert status == 1
-        assert re.fullmatch(refusal(script, path, reason, re.escape), error)
+    for name in ("checkpoints", "imgs"):
+        with full(name):
+            assert_refused(call("evaluate"), "small_")
         assert (contents("checkpoints"), contents("imgs")) == before
 
 
-def test_a_folder_that_may_only_be_read_is_one_sentence(call, folder, script):
-    refused = (1, f"{script}: checkpoints cannot be written to (Permission denied); mend that and repeat\n")
-    with unwritable(folder / "checkpoints"):
-        assert call("train")[::2] == refused
-    assert not contents("checkpoints")
-    assert call("train")[::2] == (0, "")
-
-    finished = contents("checkpoints")
-    with unwritable(folder / "imgs"):
-        status, _, error = call("evaluate")
-    assert status == 1
-    assert re.fullmatch(refusal(script, r"imgs/\w+\.txt", "Permission denied", re.escape), error)
-    assert (contents("checkpoints"), contents("imgs")) == (finished, {})
-
-    with unwritable(folder / "checkpoints"):  # as a group's folder, whose runs others evaluate
-        status, said, error = call("evaluate")
-    assert (status, error) == (0, "")
-    assert f"note: checkpoints may only be read, so {STEM}_predictions.npz is not kept there\n" in said
-    assert contents("checkpoints") == finished and "small_cnn_report.json" in contents("imgs")
-    assert call("evaluate")[::2] == (0, "")
-
-
-def test_a_folder_that_becomes_unwritable_costs_no_finished_epoch(call, folder, script, monkeypatch):
-    (folder / "checkpoints").chmod(0o777)
+def test_folders_that_may_only_be_read(call, folder, monkeypatch):
+    with unwritable("checkpoints"):
+        assert_refused(call("train"), "checkpoints")
     with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
-
-        def close(epoch):
-            if epoch == 1:
-                stack.enter_context(unwritable(folder / "checkpoints"))
-
-        when(patch, "on_epoch_end", close)
-        refused = refusal(script, f"checkpoints/{STEM}.state", "Permission denied")
-        assert call("train")[::2] == (1, refused)
+        when(patch, "on_epoch_end", lambda epoch: epoch == 1 and stack.enter_context(unwritable("checkpoints")))
+        assert_refused(call("train"), f"checkpoints/{STEM}.state")
     status, said, _ = call("train")
     assert (status, "going on after epoch 1 of" in said) == (0, True)
+    finished = contents("checkpoints")
+    with unwritable("imgs"):
+        assert_refused(call("evaluate"), "imgs/")
+    assert (contents("checkpoints"), contents("imgs")) == (finished, {})
+    with unwritable("checkpoints"):  # as a group's folder, whose runs others evaluate
+        assert call("evaluate")[::2] == (0, "")
+    assert contents("checkpoints") == finished and "small_cnn_report.json" in contents("imgs")
 
 
-def test_a_log_that_cannot_grow_is_one_sentence():
-    script = "from util import cli; cli.run(lambda: print('a line'))"
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "w") as log:
-        result = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, env=buffered, stdout=log, stderr=subprocess.PIPE, text=True
-        )
-    assert (result.returncode, result.stderr) == (1, "-c: [Errno 28] No space left on device; mend that and repeat\n")
+# --- Writing and reading --------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "some" / "file.txt"
+    files.write_text(path, "first")
+
+    def fill_the_disk(part):
+        part.write_bytes(b"sec")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RunFailed, match=r"file\.txt .*No space left"):
+        files.write_atomically(path, fill_the_disk)
+    with pytest.raises(NameError):  # a bug stays one
+        files.write_atomically(path, lambda part: nothing_of_this_name)  # noqa: F821
+    assert path.read_text() == "first" and [one.name for one in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_json_holds_null_for_what_is_no_number(tmp_path):
+    files.write_json(
+        tmp_path / "a.json", {"a": [1.5, float("inf")], "b": {"c": float("nan")}, "d": (np.float64("nan"),)}
+    )
+    found = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert found == {"a": [1.5, None], "b": {"c": None}, "d": [None]}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty", "npy", "other"])
+def test_damaged_arrays_are_refused(tmp_path, damage):
+    path, content = tmp_path / "a.npz", {"a": np.arange(100), "b": np.zeros(3)}
+    files.write_arrays(path, **content)
+    assert {name: array.tolist() for name, array in files.read_arrays(path).items()} == {
+        name: array.tolist() for name, array in content.items()
+    }
+    whole = bytearray(path.read_bytes())
+    if damage == "npy":
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    elif damage == "other":
+        np.savez(path, a=np.arange(100))  # without a checksum
+    else:
+        flipped = bytearray(whole)
+        flipped[400] ^= 1
+        path.write_bytes({"cut": whole[:500], "flipped": flipped, "text": b"no arrays", "empty": b""}[damage])
+    with pytest.raises(InputError, match="is damaged"), files.reading("it is damaged", "repeat"):
+        files.read_arrays(path)
+
+
+def test_an_archive_of_more_than_the_limit_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros(10_000, np.uint8))
+    monkeypatch.setattr(files, "MOST_BYTES", 9_000)
+    with pytest.raises(ValueError, match="limit"), files.open_arrays(tmp_path / "a.npz"):
+        pass
+
+
+def test_a_bug_while_a_file_is_read_is_a_traceback():
+    with pytest.raises(NameError), files.reading("it is damaged", "repeat"):
+        nothing_of_this_name  # noqa: B018, F821
+
+
+# --- Locks ----------------------------------------------------------------------------------------------------------
+# A lock belongs to an open file, so two threads stand for two processes.
+
+
+def test_a_run_in_training_is_refused_to_a_second_process_and_others_wait(tmp_path, capsys):
+    run, order = runs.Run("tiny", 1, tmp_path), []
+
+    def second(wait):
+        try:
+            with run.lock(wait):
+                order.append("waited")
+        except InputError:
+            order.append("refused")
+
+    with run.lock():
+        thread = threading.Thread(target=second, args=[False])
+        thread.start()
+        thread.join(10)
+        with runs.Run("tiny", 2, tmp_path).lock(), runs.Run("tiny", 1, tmp_path / "other").lock():
+            pass
+        thread = threading.Thread(target=second, args=[True])
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive() and "waiting" in capsys.readouterr().out
+        order.append("trained")
+    thread.join(10)
+    assert order == ["refused", "trained", "waited"]
+
+
+def test_the_next_training_removes_what_a_killed_one_was_writing(tmp_path):
+    run = runs.Run("tiny[1]", 1, tmp_path)
+    names = [".tiny[1]_fold1.0123abcd.part.state", ".tiny[1]_fold1.0123abcd.part.keras"]
+    others = [".tiny[1]_fold2.0123abcd.part.state", ".tiny[1]_fold1_predictions.0123abcd.part.npz"]
+    for name in (*names, *others):
+        (tmp_path / name).touch()
+    with run.lock():
+        assert not [name for name in names if (tmp_path / name).exists()]
+        assert all((tmp_path / name).exists() for name in others)
+
+
+def test_without_locks_it_goes_on_with_a_note(tmp_path, monkeypatch, capsys):
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    left = tmp_path / ".tiny_fold1.0123abcd.part.state"
+    left.touch()
+    with runs.Run("tiny", 1, tmp_path).lock():
+        assert left.exists()  # may be in use
+    assert capsys.readouterr().out.startswith("note: ")

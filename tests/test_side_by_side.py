@@ -13,6 +13,8 @@ from conftest import files_of_classifier, start, wait_until
 
 import runs
 
+pytestmark = pytest.mark.long  # in one process: test_safe_files.py
+
 
 class Processes:
     """Scripts running in one folder, all on the same small data; each under a name, which its output files have too."""
@@ -78,7 +80,6 @@ def test_folds_side_by_side_leave_each_other_s_files_alone(trainings, processes)
     assert note["settings"]["train_sha256"] != record["settings"]["train_sha256"]
 
 
-@pytest.mark.long
 def test_evaluations_of_one_run_at_the_same_time_both_end_well(trainings, processes):
     for name in ("an evaluation", "another"):
         processes.start(name, "evaluate.py", "--model", "cnn")
@@ -92,7 +93,6 @@ def test_evaluations_of_one_run_at_the_same_time_both_end_well(trainings, proces
     assert checkpoints < {path.name for path in (processes.folder / "checkpoints").iterdir()}
 
 
-@pytest.mark.long
 def test_two_that_need_the_same_missing_autoencoder_train_it_once(processes):
     words = ("train_autoencoder.py", "--if-missing", "--epochs", "1", "--batch-size", "64")
     owner = processes.start("first", *words)
