@@ -1,17 +1,17 @@
 """Export a run's finished trainings to another format: checkpoints/<run>_fold<k>_saved_model/, .onnx or .tflite.
 
-Each is read again by that format's own runtime: one that gives other outputs than the training is not kept. It takes
+Each file is read again by that format's own runtime, and is kept only if it gives the outputs of the training. It takes
 pictures as they are, 0 to 255, in float32.
 """
 
 from util import cli  # isort: split
 
-import dataclasses
 import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Callable
+import tempfile
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,18 +20,17 @@ from common import rng
 from data import IMAGE_SHAPE
 from recipes import CHECKPOINTS, ModelChoice, require_choice
 from runs import finished_run
-from util.backend import Later, silent_stderr
+from util.backend import Later
 from util.cli import InputError, RunFailed
-from util.files import commit, commit_folder, first_line, require_writable
+from util.files import reading, require_writable
 from util.hardware import set_up_device
 from util.settings import parse, setting
 
 tensorflow, onnxruntime = Later("tensorflow"), Later("onnxruntime")
-TOLERANCE = 1e-5
 
 
 def by_saved_model(path, pictures):
-    model = tensorflow.saved_model.load(str(path))
+    model = tensorflow.saved_model.load(str(path))  # whose variables go where nothing holds it
     return model.serve(pictures).numpy()
 
 
@@ -41,26 +40,17 @@ def by_onnxruntime(path, pictures):
 
 
 def by_interpreter(path, pictures):
-    interpreter = tensorflow.lite.Interpreter(model_path=str(path))
-    ((name, signature),) = interpreter.get_signature_list().items()
-    found = interpreter.get_signature_runner(name)(**{signature["inputs"][0]: pictures})
-    return found[signature["outputs"][0]]
+    runner = tensorflow.lite.Interpreter(model_path=str(path)).get_signature_runner()
+    ((taken, _),) = runner.get_input_details().items()
+    ((given, _),) = runner.get_output_details().items()
+    return runner(**{taken: pictures})[given]
 
 
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """One of Keras's export formats: what its names end with, how `outputs(path, pictures)` are had of it again."""
-
-    suffix: str
-    outputs: Callable
-    commit: Callable = commit
-    packages: tuple = ()  # besides requirements.txt
-
-
+# Keras's export format: (what its files' names end with, how its outputs are had, packages besides requirements.txt).
 FORMATS = {
-    "tf_saved_model": Format("_saved_model", by_saved_model, commit_folder),
-    "onnx": Format(".onnx", by_onnxruntime, packages=("onnx", "onnxruntime", "tf2onnx")),
-    "litert": Format(".tflite", by_interpreter),
+    "tf_saved_model": ("_saved_model", by_saved_model, ()),
+    "onnx": (".onnx", by_onnxruntime, ("onnx", "onnxruntime", "tf2onnx")),
+    "litert": (".tflite", by_interpreter, ()),
 }
 
 
@@ -74,53 +64,37 @@ def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     require_choice(options)
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}  # a GPU's products are not exact enough
-    form = FORMATS[options.format]
+    suffix, outputs, packages = FORMATS[options.format]
     _, records = finished_run(options)
-    missing = [package for package in form.packages if not importlib.util.find_spec(package)]
+    missing = [package for package in packages if not importlib.util.find_spec(package)]
     if missing:
         install = shlex.join([sys.executable, "-m", "pip", "install", *missing])
         raise InputError(f"FORMAT={options.format} takes further packages; `{install}` adds them")
     require_writable(CHECKPOINTS)
     set_up_device()
-    class_names = next(iter(records.values()))["data"]["class_names"]
-    given = IMAGE_SHAPE if options.model == "autoencoder" else (len(class_names),)
-    pictures = some_pictures()
-    for run in sorted(records, key=lambda run: not run.path(form.suffix).exists()):  # what may be refused comes first
-        path, model = run.path(form.suffix), run.load_model(IMAGE_SHAPE, given)
+    pictures = rng(0, "export").integers(0, 256, (100, *IMAGE_SHAPE)).astype(np.float32)
+    for run, record in records.items():
+        path = run.path(suffix)
+        given = IMAGE_SHAPE if options.model == "autoencoder" else (len(record["data"]["class_names"]),)
+        model = run.load_model(IMAGE_SHAPE, given)
         expected = run.predict(model, pictures)
         if path.exists():
-            wrong = fault(path, form, pictures, expected)
-            if wrong:
-                raise InputError(f"{path} is there already and is not {run.checkpoint} ({wrong}): remove it and repeat")
+            with reading(f"{path} is there already and cannot be read", "remove it and repeat"):
+                same = np.allclose(outputs(path, pictures), expected, atol=1e-5)
+            if not same:
+                raise InputError(f"{path} is there already and is not {run.checkpoint}: remove it and repeat")
             print(f"{path} is there already, and gives the outputs of {run.checkpoint}")
             continue
-
-        def write(neighbour, run=run, model=model, expected=expected):
-            wrong = fault(neighbour, form, pictures, expected, lambda: model.export(neighbour, options.format, False))
-            if wrong:
-                raise RunFailed(f"{run.checkpoint} cannot be exported ({wrong}): nothing is kept; try another FORMAT")
-
-        form.commit(path, write)
-        takes, gives = (f"(n, {', '.join(map(str, shape))})" for shape in (IMAGE_SHAPE, given))
-        print(f"{path}: takes pictures of 0 to 255 as float32 {takes}, gives {gives}; checked against {run.checkpoint}")
-
-
-def some_pictures():
-    """A hundred pictures, (100, 32, 32, 3) float32: half of them noise, half of them patches of colour."""
-    random = rng(0, "export")
-    patches = random.integers(0, 256, (50, 4, 4, 3)).repeat(8, axis=1).repeat(8, axis=2)
-    return np.concatenate([random.integers(0, 256, (50, *IMAGE_SHAPE)), patches]).astype(np.float32)
-
-
-def fault(path, form, pictures, expected, prepare=lambda: None):
-    """What is wrong with an exported file, once `prepare()` has written it: a text, empty where nothing is."""
-    with silent_stderr():  # notes of converters and runtimes
-        try:
-            prepare()
-            difference = np.abs(form.outputs(path, pictures) - expected).max()
-        except Exception as error:
-            return first_line(error).split(". ")[0]
-    return "" if difference <= TOLERANCE else f"outputs differ by {difference:.1e}"
+        with tempfile.TemporaryDirectory(prefix=f".{run.stem}.", dir=CHECKPOINTS) as folder:
+            part = Path(folder, path.name)
+            model.export(part, options.format, verbose=False)
+            if not np.allclose(outputs(part, pictures), expected, atol=1e-5):
+                raise RunFailed(
+                    f"{run.checkpoint} gives other outputs as {options.format}, so it is not kept: try another FORMAT"
+                )
+            os.rename(part, path)
+        shape = ", ".join(map(str, IMAGE_SHAPE))
+        print(f"{path}: takes pictures of 0 to 255 as float32 (n, {shape}); checked against {run.checkpoint}")
 
 
 if __name__ == "__main__":
