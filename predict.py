@@ -1,7 +1,8 @@
 """Predict own pictures by a run's finished trainings: their classes by the mean probability of its folds.
 
 Of an autoencoder: reconstructions and how good they are. Prints a table, writes imgs/<run>_predict.png and, with OUT,
-the table as CSV. Reads pictures of any size and kind, cut to a square about their centre; needs no data set.
+the table as CSV. Reads pictures of any size and kind, cut to a square about their centre; needs no data set. Where
+nothing has been trained yet, the model that comes with the project predicts.
 """
 
 from util import cli  # isort: split
@@ -9,13 +10,25 @@ from util import cli  # isort: split
 import csv
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from common import QUALITY
 from data import IMAGE_SHAPE, in_words, named_pictures, read_pictures, with_progress
-from recipes import IMAGES, FilePath, ModelChoice, require_choice
-from runs import finished_run
+from recipes import (
+    CHECKPOINTS,
+    IMAGES,
+    MODELS,
+    FilePath,
+    ModelChoice,
+    chosen_name,
+    make_command,
+    model_of,
+    name_and_fold,
+    require_choice,
+)
+from runs import finished_run, finished_trainings
 from util import plots
 from util.cli import InputError
 from util.files import require_writable, write_atomically
@@ -26,7 +39,11 @@ CHUNK = 500  # pictures that are predicted at once
 SHOWN = 24  # pictures in the plot; of reconstructions, half as many
 
 
+PROVIDED = Path("pretrained")  # models that come with the project, with their records, as in checkpoints/
+
+
 class Options(ModelChoice):
+    model: Literal[MODELS] | None = setting(None, "the model to predict with", knob="MODEL")
     image: FilePath = setting(..., "pictures to predict: files, folders, patterns", knob="IMAGE")
     out: FilePath | None = setting(None, "a CSV file for the predictions", knob="OUT")
 
@@ -37,13 +54,13 @@ def main(argv=None):
     paths = named_pictures(options.image)
     if options.out and os.path.lexists(options.out):
         raise InputError(f"OUT: {options.out!r} is there already; choose another file, or remove it")
-    name, records = finished_run(options)
+    name, records = chosen_run(options)
     images = read_pictures(paths, IMAGE_SHAPE[:2])
     for folder in {IMAGES, *([Path(options.out).parent] if options.out else ())}:
         require_writable(folder)
 
     set_up_device()
-    reconstructs = options.model == "autoencoder"
+    reconstructs = (options.model or model_of(name)) == "autoencoder"
     class_names = next(iter(records.values()))["data"]["class_names"]
     models = {run: run.load_model(IMAGE_SHAPE, IMAGE_SHAPE if reconstructs else (len(class_names),)) for run in records}
     by = "one finished training"
@@ -72,6 +89,31 @@ def main(argv=None):
     if options.out:
         write_atomically(options.out, lambda file: write_csv(file, paths, rows))
     print(f"{path}{f' and {options.out} are' if options.out else ' is'} written")
+
+
+def chosen_run(options):
+    """(name, {training: record}) of the run to predict with: one that was trained here, or else a provided one."""
+    provided = names_of_runs(PROVIDED)
+    if options.model:
+        name = chosen_name(options, "")
+        if options.data or name not in provided or finished_trainings(name):
+            return finished_run(options)
+    else:
+        trained = [one for one in names_of_runs(CHECKPOINTS) if one.startswith(MODELS)]  # not on other data
+        chosen = options.model_dump(exclude_defaults=True, exclude={"image", "out"})
+        if trained or chosen or not provided:
+            here = f"; trained here: {', '.join(trained)}" if trained else ""
+            raise InputError(f"MODEL is missing, the model to predict with, such as MODEL=cnn{here}")
+        name = provided[0]
+    model = model_of(name)
+    own = ModelChoice(model=model, arch=name.removeprefix(model).strip("_") or None)
+    command = make_command(model.replace("autoencoder", "ae"), own)
+    print(f"note: no {name} was trained here, so the one in {PROVIDED}/ predicts; `{command}` trains your own")
+    return name, {run: run.read_record() for run in finished_trainings(name, PROVIDED)}
+
+
+def names_of_runs(folder):
+    return sorted({name_and_fold(path.stem)[0] for path in folder.glob("*.keras")})
 
 
 def likeliest(probabilities, class_names):
