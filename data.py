@@ -152,7 +152,7 @@ def load_npz(path, part):
         if missing:
             raise InputError(f"{path!r} lacks {', '.join(missing)}; give DATA a .npz with all four arrays")
         headers = {one: array_header(file, f"x_{one}") for one in PARTS}
-        labels = {one: file[f"y_{one}"] for one in PARTS}
+        labels = {one: np.asarray(file[f"y_{one}"]) for one in PARTS}  # numpy gives bytes for what is no array
         names, images = file.get("class_names"), file[f"x_{part}"]
     sizes = [headers[one][0][:1] for one in PARTS]
     names = checked_class_names(names, path, sizes == [(50_000,), (10_000,)])
@@ -516,6 +516,7 @@ def checked_class_names(names, path, size_of_cifar10=False):
             f"{path!r} holds no class_names, and it is not CIFAR-10, which has 50,000 and 10,000 pictures: add the "
             "names of the classes in the order of their labels, as in numpy.savez(..., class_names=['cat', 'dog'])"
         )
+    names = np.asarray(names)
     if names.dtype.kind == "S":  # as numpy keeps words that came from HDF5, MATLAB or Python 2
         names = np.char.decode(names, "utf-8", "replace")
     words = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= 1000 and names.itemsize <= 400

@@ -65,9 +65,8 @@ def require_same_classes(what, found, other, wanted, remedy):
 
 def as_columns(epochs):
     """[{figure: value} of each epoch] -> {figure: [value of each epoch, None where there is none]}."""
-    return {
-        key: [figures.get(key) for figures in epochs] for key in dict.fromkeys(key for one in epochs for key in one)
-    }
+    keys = dict.fromkeys(key for figures in epochs for key in figures)
+    return {key: [figures.get(key) for figures in epochs] for key in keys}
 
 
 def best_epoch(history, monitor):
@@ -119,6 +118,8 @@ class Run:
         ):
             record = json.loads(self.path(".json").read_text(encoding="utf-8"))
             require_form(record, Record)
+            if "version" in record and "record_sha256" not in record:
+                raise ValueError("the record lacks its own checksum")
             if record.get("record_sha256") not in (None, record_sha256(record)):  # None: of an older version
                 raise ValueError("the record does not match its own checksum")
             if record["checkpoint_sha256"] != file_sha256(self.checkpoint):

@@ -343,13 +343,6 @@ def test_different_runs_have_different_names():
     assert len(names) == len(runs)
 
 
-@pytest.mark.parametrize(
-    ("source", "prefix"), [("/some/My Data_v2.npz", "my-data-v2"), ("___.npz", "data"), ("é.npz", "data")]
-)
-def test_data_prefix_is_fit_for_a_file_name(source, prefix):
-    assert data.data_prefix(source) == prefix
-
-
 def test_cifar10_has_no_prefix_and_the_digits_have_their_word(monkeypatch):
     monkeypatch.setattr(data, "fetch_cifar10", lambda: 2 * [(common.np.zeros(0), common.np.zeros(0))])
     assert data.load_data().prefix == ""

@@ -10,10 +10,8 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import zipfile
 from types import SimpleNamespace
 
@@ -1223,49 +1221,7 @@ def test_a_damaged_state_is_refused(unfinished, train, damage):
         train(unfinished)
 
 
-def test_a_run_in_training_is_refused_to_others_who_are_told_whose_it_is(run):
-    with run.lock():
-        with pytest.raises(InputError, match=rf"tiny fold 1 is being trained by process {os.getpid()}\b"), run.lock():
-            pass
-        with runs.Run("tiny", 2, run.folder).lock(), runs.Run("tiny", 1, run.folder / "other").lock():
-            pass
-    with run.lock():  # free again
-        pass
-
-
-def test_who_waits_for_a_run_in_training_gets_it_when_it_is_done(run, capsys):
-    order = []
-
-    def wait():
-        with run.lock(wait=True):
-            order.append("waited")
-
-    with run.lock():
-        thread = threading.Thread(target=wait)
-        thread.start()
-        thread.join(0.2)
-        assert thread.is_alive()
-        order.append("trained")
-    thread.join(10)
-    assert order == ["trained", "waited"]
-    assert f"by process {os.getpid()} on {socket.gethostname()}; waiting" in capsys.readouterr().out
-
-
 # --- Files ---
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "some" / "file"
-    files.write_atomically(path, lambda neighbour: neighbour.write_bytes(b"first"))
-
-    def fill_the_disk(neighbour):
-        neighbour.write_bytes(b"sec")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(RunFailed, match=r"file cannot be written \(No space left on device\); mend that and repeat$"):
-        files.write_atomically(path, fill_the_disk)
-    assert path.read_bytes() == b"first"
-    assert [found.name for found in path.parent.iterdir()] == ["file"]
 
 
 def test_a_full_disk_leaves_no_finished_file_and_loses_no_epoch(unfinished, train, monkeypatch):
@@ -1317,30 +1273,6 @@ def test_autoencoder_is_found_by_its_images_under_its_name_or_without(workdir, f
     assert found("--name", "a") == "autoencoder_a"
     assert found("--name", "b") == "autoencoder"  # b was trained on other images
     assert found("--name", "c") == "autoencoder"
-
-
-def test_what_a_kill_left_half_written_goes_with_the_next_writing_of_that_file(tmp_path):
-    """The killed writer is a process of its own; one that lives keeps what it is writing, as an other file does."""
-    path, other = tmp_path / "a[1].txt", tmp_path / "not_a[1].txt"
-    script = (
-        "import os, signal, sys\nfrom util import files\n"
-        "def die(neighbour):\n"
-        "    neighbour.write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "for name in sys.argv[1:]:\n"
-        "    if not os.fork(): files.write_atomically(name, die)\n"
-        "    os.wait()"
-    )
-    subprocess.run([sys.executable, "-c", script, path, other], cwd=ROOT, check=True)
-    assert len(left := sorted(tmp_path.iterdir())) == 2
-
-    def write_both(neighbour):
-        neighbour.write_text("first")
-        files.write_text(path, "second")  # as another process would meanwhile
-
-    files.write_atomically(path, write_both)
-    assert path.read_text() == "first"
-    assert sorted(tmp_path.iterdir()) == sorted([path, *(part for part in left if "not_" in part.name)])
 
 
 # --- Precision ---

@@ -8,6 +8,7 @@ import os
 import secrets
 import struct
 import textwrap
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,8 +21,8 @@ from util.cli import InputError, RunFailed
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 # What a damaged or foreign file makes zipfile, numpy, json, h5py and Keras raise; a NameError, for example, is a bug.
-DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MemoryError)
-DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error)
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError, MemoryError)
+DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, tokenize.TokenError)
 
 
 def first_line(error):
