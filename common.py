@@ -19,7 +19,7 @@ from util import pictures
 from util.backend import Later, keras, layers, ops
 from util.cli import InputError
 from util.files import first_line, sha256
-from util.settings import Part, setting
+from util.options import Part, setting
 
 datasets, metrics, model_selection = map(Later, ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection"))
 ndimage, transform = Later("scipy.ndimage"), Later("skimage.transform")

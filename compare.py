@@ -30,8 +30,8 @@ from util import plots
 from util.backend import Later
 from util.cli import InputError
 from util.files import commit_json, commit_text, file_sha256, reading
+from util.options import Part, parse, require_form, setting
 from util.plots import markdown_table, show, spread
-from util.settings import Part, parse, require_form, setting
 
 stats = Later("scipy.stats")
 LEVEL = 0.95

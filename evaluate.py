@@ -31,8 +31,8 @@ from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
 from util.files import commit_arrays, commit_json, commit_text, file_sha256, require_writable
 from util.hardware import set_up_device
+from util.options import parse, setting
 from util.plots import show, spread
-from util.settings import parse, setting
 
 metrics = Later("sklearn.metrics")
 

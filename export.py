@@ -19,11 +19,11 @@ import numpy as np
 from common import IMAGE_SHAPE, rng
 from recipes import CHECKPOINTS, ModelChoice, require_choice
 from runs import finished_run
-from util.backend import Later, silent_stderr
+from util.backend import Later
 from util.cli import InputError, RunFailed
 from util.files import commit, commit_folder, first_line, require_writable
 from util.hardware import set_up_device
-from util.settings import parse, setting
+from util.options import parse, setting
 
 tensorflow, onnxruntime = Later("tensorflow"), Later("onnxruntime")
 TOLERANCE = 1e-5
@@ -113,12 +113,11 @@ def some_pictures():
 
 def fault(path, form, pictures, expected, prepare=lambda: None):
     """What is wrong with an exported file, once `prepare()` has written it: a text, empty where nothing is."""
-    with silent_stderr():  # notes of converters and runtimes
-        try:
-            prepare()
-            difference = np.abs(form.outputs(path, pictures) - expected).max()
-        except Exception as error:
-            return first_line(error).split(". ")[0]
+    try:
+        prepare()
+        difference = np.abs(form.outputs(path, pictures) - expected).max()
+    except Exception as error:
+        return first_line(error).split(". ")[0]
     return "" if difference <= TOLERANCE else f"outputs differ by {difference:.1e}"
 
 

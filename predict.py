@@ -19,8 +19,8 @@ from util import plots
 from util.cli import InputError
 from util.files import commit, require_writable
 from util.hardware import set_up_device
+from util.options import parse, setting
 from util.pictures import in_words, named_pictures, read_pictures, with_progress
-from util.settings import parse, setting
 
 CHUNK = 500  # pictures that are predicted at once
 SHOWN = 24  # pictures in the plot; of reconstructions, half as many

@@ -23,7 +23,7 @@ from recipes import (
 from util.backend import keras
 from util.cli import InputError, RunFailed
 from util.files import commit, commit_json, file_lock, file_sha256, lock_owner, open_zip, read_arrays, reading, sync
-from util.settings import form, read_config, require_form
+from util.options import form, read_config, require_form
 
 
 def record_sha256(record):
