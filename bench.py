@@ -26,8 +26,8 @@ from util import hardware
 from util.backend import Later, keras, ops
 from util.cli import RunFailed
 from util.files import write_json
+from util.options import Part, parse
 from util.plots import markdown_table
-from util.settings import Part, parse
 
 training, training_model, optimizers = map(Later, ("training", "training_model", "optimizers"))
 

@@ -16,7 +16,7 @@ from data import IMAGE_SHAPE, count_known, load_data
 from util.backend import Later, keras, layers, ops
 from util.cli import InputError
 from util.files import first_line, sha256
-from util.settings import Part, setting
+from util.options import Part, setting
 
 metrics, model_selection, ndimage = map(Later, ("sklearn.metrics", "sklearn.model_selection", "scipy.ndimage"))
 

@@ -31,8 +31,8 @@ from util import plots
 from util.backend import Later
 from util.cli import InputError
 from util.files import file_sha256, reading, write_json, write_text
+from util.options import Part, parse, require_form, setting
 from util.plots import markdown_table, show, spread
-from util.settings import Part, parse, require_form, setting
 
 stats = Later("scipy.stats")
 LEVEL = 0.95

@@ -14,7 +14,7 @@ from recipes import IMAGES, RunSuffix, Settings, name_and_fold, row_name, run_na
 from util import plots
 from util.cli import InputError
 from util.files import write_json, write_text
-from util.settings import Part, parse, setting
+from util.options import Part, parse, setting
 
 # The points of a curve have the other settings in common. Lengths, batches and rates are chosen for each.
 FREE = {"model", "labelled", "epochs", "batch_size", "patience", "validate_every", "warmup"}

@@ -21,8 +21,8 @@ from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
 from util.files import file_sha256, require_writable, write_arrays, write_json, write_text
 from util.hardware import set_up_device
+from util.options import parse, setting
 from util.plots import show, spread
-from util.settings import parse, setting
 
 metrics = Later("sklearn.metrics")
 

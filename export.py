@@ -24,7 +24,7 @@ from util.backend import Later
 from util.cli import InputError, RunFailed
 from util.files import reading, require_writable
 from util.hardware import set_up_device
-from util.settings import parse, setting
+from util.options import parse, setting
 
 tensorflow, onnxruntime = Later("tensorflow"), Later("onnxruntime")
 

@@ -1,11 +1,10 @@
 """The optimizer of a training: its learning rate over the run, Muon, and slower steps of pretrained layers."""
 
 from recipes import SCHEDULES
-from util.backend import load
+from util.backend import keras
 from util.cli import InputError
 from util.files import first_line
 
-keras = load("keras")
 ops = keras.ops
 
 

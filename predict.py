@@ -33,7 +33,7 @@ from util import plots
 from util.cli import InputError
 from util.files import require_writable, write_atomically
 from util.hardware import set_up_device
-from util.settings import parse, setting
+from util.options import parse, setting
 
 CHUNK = 500  # pictures that are predicted at once
 SHOWN = 24  # pictures in the plot; of reconstructions, half as many

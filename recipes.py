@@ -5,7 +5,6 @@ be typed as well. A network is a builder in common.py or networks.py and a row o
 """
 
 import dataclasses
-import json
 import math
 import re
 import shlex
@@ -22,7 +21,7 @@ from common import Augmentation
 from data import source_of
 from util.backend import ops
 from util.cli import InputError
-from util.settings import Part, file_path, is_shared, knob_of, read_config, setting, validated
+from util.options import Part, knob_of, read_config, setting, with_config
 
 CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
@@ -33,7 +32,7 @@ MODELS = ("cnn", "autoencoder", "autoencoder_cls", "mod_autoencoder_cls")
 Encoder = Literal["frozen", "tuned", "scratch", "random"]
 PRETRAINED = ("frozen", "tuned")  # those that take an autoencoder's weights
 Target = Literal["augmented", "original"]
-FilePath = Annotated[str, pydantic.AfterValidator(file_path)]
+FilePath = Annotated[str, Field(min_length=1)]
 
 
 def run_suffix(text):
@@ -52,29 +51,21 @@ RunSuffix = Annotated[str, pydantic.AfterValidator(run_suffix)]
 class Choice(Part):
     """What chooses a run, of a CNN or any other model: its name says all of it."""
 
-    arch: str | None = setting(None, "another network, trained its own way", knob="ARCH", shared=True)
+    arch: str | None = setting(None, "another network, trained its own way", knob="ARCH")
     data: FilePath | None = setting(
-        None,
-        "a folder of pictures by class, a .npz, or digits; unset: CIFAR-10, downloaded once",
-        knob="DATA",
-        shared=True,
+        None, "a folder of pictures by class, a .npz, or digits; unset: CIFAR-10, downloaded once", knob="DATA"
     )
-    name: RunSuffix | None = setting(
-        None, "a suffix of the run's name, to keep runs side by side", knob="NAME", shared=True
-    )
+    name: RunSuffix | None = setting(None, "a suffix of the run's name, to keep runs side by side", knob="NAME")
 
 
 class AutoencoderChoice(Choice):
     """What chooses an autoencoder, of itself or for a classifier on it."""
 
     noaug: bool = setting(
-        False, "the autoencoder is (for a classifier: was) trained without augmentation", knob="NOAUG", shared=True
+        False, "the autoencoder is (for a classifier: was) trained without augmentation", knob="NOAUG"
     )
     target: Target = setting(
-        "augmented",
-        "what the autoencoder reconstructs: the picture it sees, or the original",
-        knob="TARGET",
-        shared=True,
+        "augmented", "what the autoencoder reconstructs: the picture it sees, or the original", knob="TARGET"
     )
 
 
@@ -84,7 +75,6 @@ class ClassifierChoice(AutoencoderChoice):
         "a classifier's encoder: frozen (pretrained, then frozen), tuned (pretrained, then fine-tuned); controls: "
         "scratch (all of it trained from nothing), random (as frozen, but never trained)",
         knob="ENCODER",
-        shared=True,
     )
 
 
@@ -97,9 +87,7 @@ class ModelChoice(ClassifierChoice):
 class Training(Part):
     """What every script that trains may be told besides."""
 
-    config: FilePath | None = setting(
-        None, "a record, or settings like a record's, to train with", knob="CONFIG", shared=True
-    )
+    config: FilePath | None = setting(None, "a record, or settings like a record's, to train with", knob="CONFIG")
     force: bool = setting(False, "train again, and replace what is there when that is finished", knob="FORCE")
 
 
@@ -143,9 +131,9 @@ class Settings(Part):
     """What a training follows from, besides the code: a recipe's values, or those of CONFIG and the command line."""
 
     model: str = ""  # the row of RECIPES
-    network: Part = setting(Part(), "a dictionary of the network's own settings, where it has any", shared=True)
-    scale: float = setting(1 / 255, "the network sees pixels, 0 to 255, times this", gt=0, shared=True)
-    offset: float = setting(0.0, "plus this", shared=True)
+    network: Part = setting(Part(), "a dictionary of the network's own settings, where it has any")
+    scale: float = setting(1 / 255, "the network sees pixels, 0 to 255, times this", gt=0)
+    offset: float = setting(0.0, "plus this")
     augmentation: Augmentation = setting(
         Augmentation(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True),
         "a dictionary of how far augmentation goes",
@@ -157,10 +145,9 @@ class Settings(Part):
         "classes of which images are left out, by name or number, or none (unset: 2,4,9 of CIFAR-10 and the digits; of "
         "other pictures none, nor of other documents' CNNs without KEEP)",
         knob="REDUCED",
-        shared=True,
     )
     keep: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=2)]] | None = setting(
-        None, "images kept of each reduced class (unset: half of them)", knob="KEEP", shared=True
+        None, "images kept of each reduced class (unset: half of them)", knob="KEEP"
     )
     task: Literal["classes", "turns"] = setting(
         "classes",
@@ -169,19 +156,16 @@ class Settings(Part):
         knob="TASK",
     )
     split: Literal["shuffle", "first", "last"] = setting(
-        "shuffle", "shuffle: stratified, another one each fold; or the first or last images validate", shared=True
+        "shuffle", "shuffle: stratified, another one each fold; or the first or last images validate"
     )
-    val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1, shared=True)
+    val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1)
     validate_every: int = setting(1, "epochs from one validation to the next; the last epoch is always validated", ge=1)
     labelled: float = setting(
         1.0, "share of the training images that a classifier sees, with their labels", knob="LABELLED", gt=0, le=1
     )
-    seed: int = setting(0, "seed of every draw", knob="SEED", ge=0, le=2**32 - 1, shared=True)
+    seed: int = setting(0, "seed of every draw", knob="SEED", ge=0, le=2**32 - 1)
     precision: Literal["auto", "float32", "mixed_bfloat16"] = setting(
-        "auto",
-        "float32 or mixed_bfloat16; auto: the latter where the hardware is fast at it",
-        knob="PRECISION",
-        shared=True,
+        "auto", "float32 or mixed_bfloat16; auto: the latter where the hardware is fast at it", knob="PRECISION"
     )
     loss: Literal["categorical_crossentropy"] = "categorical_crossentropy"
     logit_adjustment: float = setting(
@@ -211,7 +195,7 @@ class Settings(Part):
         "better val_loss), a number (x it each epoch), or null",
     )
     warmup: float = setting(0.0, "share of the run in which a linear or cosine schedule first rises", ge=0, lt=1)
-    batch_size: int = setting(128, "images a batch", knob="BATCH", option="batch-size", ge=1, le=2**16)
+    batch_size: int = setting(128, "images a batch", knob="BATCH", ge=1, le=2**16)
     epochs: int = setting(30, "epochs at most; of the autoencoder 100", knob="EPOCHS", ge=1, le=10**6)
     monitor: Literal["val_loss", "val_accuracy"] = setting(
         "val_loss", "by what the best epoch is chosen and training stopped: val_loss, val_accuracy, val_psnr"
@@ -324,9 +308,7 @@ class Recipe:
 def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, network=None, **values):
     """A Recipe of `kind` with these settings; `network` is a Part, the defaults of what `build` takes besides."""
     if network:
-        kind = pydantic.create_model(
-            kind.__name__, __base__=kind, network=(type(network), setting(network, "", shared=True))
-        )
+        kind = pydantic.create_model(kind.__name__, __base__=kind, network=(type(network), setting(network, "")))
     return Recipe(build, kind(**values), frozen_until, encoder_end, start)
 
 
@@ -457,25 +439,21 @@ def require_choice(choice):
     """Raise InputError where a run is chosen by what does not go together."""
     noaug, target = getattr(choice, "noaug", False), getattr(choice, "target", "augmented")
     encoder, model = getattr(choice, "encoder", "frozen"), getattr(choice, "model", None)
-    chosen = noaug or target != "augmented"
-    if noaug and target != "augmented":
-        raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
-    if encoder not in PRETRAINED and chosen:
-        raise InputError(
-            f"--encoder {encoder} takes no autoencoder, so --noaug and --target have none to choose; leave them out"
-        )
-    if chosen and model == "cnn":
-        raise InputError("--noaug and --target choose an autoencoder, and a cnn has none; leave them out")
-    if encoder != "frozen" and model and not model.endswith("cls"):
-        raise InputError(f"--encoder chooses among classifiers on an autoencoder, {model} is none; leave it out")
     if model:
         row_name(model, choice.arch)
-    autoencoder = RECIPES.get(f"autoencoder_{choice.arch}")
-    if autoencoder and autoencoder.settings.augmentation == PLAIN and chosen:
-        raise InputError(
-            f"the autoencoder of --arch {choice.arch} is not augmented, so --noaug and --target have nothing to "
-            "choose; leave them out"
-        )
+    if noaug and target == "original":
+        raise InputError("--target original needs augmentation, so it cannot go with --noaug; drop one of the two")
+    autoencoder, nothing = RECIPES.get(f"autoencoder_{choice.arch}"), None
+    if encoder not in PRETRAINED:
+        nothing = f"--encoder {encoder} takes no autoencoder"
+    elif autoencoder and autoencoder.settings.augmentation == PLAIN:
+        nothing = f"the autoencoder of --arch {choice.arch} is never augmented"
+    if nothing and (noaug or target == "original"):
+        raise InputError(f"{nothing}, so --noaug and --target have nothing to choose; leave them out")
+
+
+# Settings that an autoencoder has in common with the classifier that is built on it.
+SHARED = ("network", "scale", "offset", "reduced", "keep", "split", "val", "seed", "precision")
 
 
 def resolve(name, choice, typed, on_demand=False, **chosen):
@@ -486,68 +464,57 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
     """
     require_choice(choice)
     recipe, path = RECIPES[name], choice.config
-    base = recipe.settings.model_copy(update={"model": name, **chosen})
+    chosen = {"model": name, **chosen}
+    base = recipe.settings.model_copy(update=chosen)
     augmentation = source_of(choice.data).augmentation
     if augmentation and base.augmentation != PLAIN:
         base = base.model_copy(update={"augmentation": Augmentation(**augmentation)})
     config = read_config(path) if path else {}
     if on_demand:
-        shared = {key for key, field in Settings.model_fields.items() if is_shared(field)}
-        config = {key: value for key, value in config.items() if key in shared}
+        config = {key: config[key] for key in SHARED if key in config}
         if isinstance(config.get("network"), dict):
             own = type(base.network).model_fields
             config["network"] = {key: value for key, value in config["network"].items() if key in own}
-    settings = validated(path, base, config)
-    for key, value in {"model": name, **chosen}.items():
+    settings = with_config(base, path, config)
+    for key, value in chosen.items():
         if getattr(settings, key) != value:
             raise InputError(
-                f"CONFIG {path!r} is of {key} {json.dumps(config[key])}, and this run of {json.dumps(value)}: "
+                f"CONFIG {path!r} is of {key} {config[key]!r}, and this run of {value!r}: "
                 "type the target, ARCH, ENCODER, NOAUG and TARGET of that run, or take this line out of the file"
             )
     if getattr(choice, "fold", None) and config.get("split", "shuffle") != "shuffle":
-        raise InputError(
-            f"CONFIG {path!r} is of the {config['split']} images held out, and a fold is a shuffle split: "
-            "take this line out of the file, or train an ARCH without FOLDS"
-        )
+        raise InputError(f"CONFIG {path!r} holds a split of its own, which has no folds: leave out one of the two")
     changes = dict(typed)
     if "reduced" in typed and isinstance(settings.keep, list):  # one number each, of classes that are others now
         changes.setdefault("keep", base.keep)
-    keep = changes.get("keep", settings.keep)
-    if keep and not changes.get("reduced", settings.reduced) and "reduced" not in typed:
+    if changes.get("keep", settings.keep) and not settings.reduced and "reduced" not in typed:
         changes["reduced"] = None  # so many of which classes? the usual ones
     settings = settings.model_copy(update=changes)
-    if settings.warmup and settings.schedule not in SCHEDULES:
-        raise InputError(
-            f"CONFIG {path!r} holds warmup = {settings.warmup:g}, which takes a schedule of {' or '.join(SCHEDULES)}; "
-            "add one, or leave warmup out"
-        )
-    own = settings.optimizer if isinstance(settings.optimizer, OptimizerConfig) else OptimizerConfig(class_name="")
-    momentum = own.class_name.lower() == "sgd" and own.config.get("momentum")
-    if settings.muon_rate_factor and not momentum:
-        raise InputError(
-            f"muon_rate_factor = {settings.muon_rate_factor:g} takes the optimizer SGD with momentum: give that, or a "
-            "muon_rate_factor of 0"
-        )
+    require_settings(settings)
     if settings.task == "turns":  # no label may decide what is learnt from, and no mirror image come after the turn
         flip = settings.augmentation.flip and "alternating"
-        settings = settings.model_copy(
-            update={
-                "balanced": False,
-                "class_weights": False,
-                "logit_adjustment": 0.0,
-                "augmentation": settings.augmentation.model_copy(update={"flip": flip}),
-            }
-        )
-    if "learning_rate" in own.config:
-        raise InputError(
-            f"CONFIG {path!r} holds optimizer.config.learning_rate; the learning rate is a setting of its own: "
-            "move it out, to learning_rate beside optimizer"
-        )
+        augmentation = settings.augmentation.model_copy(update={"flip": flip})
+        no_labels = {"balanced": False, "class_weights": False, "logit_adjustment": 0.0}
+        settings = settings.model_copy(update={**no_labels, "augmentation": augmentation})
     length = settings.batch_size, settings.epochs
     if settings.labelled < 1 and length == (recipe.settings.batch_size, recipe.settings.epochs):
         batch, epochs = share_of_length(settings.labelled, *length)
         print(f"note: with fewer labels an epoch has fewer steps; BATCH={batch} EPOCHS={epochs} makes up for it")
     return dataclasses.replace(recipe, settings=settings)
+
+
+def require_settings(settings):
+    """Raise InputError where settings do not go together."""
+    if settings.warmup and settings.schedule not in SCHEDULES:
+        raise InputError(f"warmup takes a schedule of {' or '.join(SCHEDULES)}; add one, or leave warmup out")
+    own = settings.optimizer if isinstance(settings.optimizer, OptimizerConfig) else OptimizerConfig(class_name="")
+    if "learning_rate" in own.config:
+        raise InputError("optimizer.config holds a learning_rate; move it out, to learning_rate beside optimizer")
+    if settings.muon_rate_factor and not (own.class_name.lower() == "sgd" and own.config.get("momentum")):
+        raise InputError(
+            f"muon_rate_factor = {settings.muon_rate_factor:g} takes the optimizer SGD with momentum: give that, or a "
+            "muon_rate_factor of 0"
+        )
 
 
 def share_of_length(share, batch_size, epochs):

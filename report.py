@@ -20,8 +20,8 @@ from recipes import CHECKPOINTS, IMAGES, MODELS, PRETRAINED, RECIPES, name_and_f
 from runs import Record, Run
 from util.cli import InputError
 from util.files import first_line, write_text
+from util.options import Part, form, parse, require_form
 from util.plots import show, spread
-from util.settings import Part, form, parse, require_form
 
 # Each network in words. One without a row is called by its name.
 NETWORKS = {

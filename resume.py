@@ -7,11 +7,10 @@ import numpy as np
 from common import rng
 from recipes import SCHEDULES
 from runs import best_epoch
-from util.backend import load
+from util.backend import keras
 from util.cli import InputError
 from util.files import write_arrays
 
-keras = load("keras")
 ops = keras.ops
 
 

@@ -25,7 +25,7 @@ from recipes import (
 from util.backend import keras
 from util.cli import InputError, RunFailed
 from util.files import file_sha256, locked, read_arrays, reading, strict, sync, write_atomically, write_json
-from util.settings import form, read_config, require_form
+from util.options import form, read_config, require_form
 
 
 def record_sha256(record):

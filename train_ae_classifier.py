@@ -6,14 +6,12 @@ and are frozen, unless --encoder says otherwise. Writes checkpoints/autoencoder_
 the autoencoder first where one is needed and there is none.
 """
 
-from util import cli  # isort: split
-
 from common import end_of_block, finished_model, freeze, prepare_fold, take_weights
 from recipes import (
     CHECKPOINTS,
     PRETRAINED,
+    RECIPES,
     ClassifierChoice,
-    ClassifierSettings,
     Training,
     autoencoder_name,
     fold_setting,
@@ -24,10 +22,10 @@ from recipes import (
     run_name,
 )
 from runs import Run, find_autoencoder, find_source
+from util import cli
 from util.backend import Later, keras
 from util.cli import InputError
-from util.hardware import set_up_device
-from util.settings import parse, setting
+from util.options import FLAG, parse, setting, typed_option
 
 optimizers, training = Later("optimizers"), Later("training")
 
@@ -36,34 +34,32 @@ class Options(ClassifierChoice, Training):
     fold: int | None = fold_setting()
     modified: bool = setting(False, "freeze the whole encoder and classify with dense layers only")
     check: bool = setting(False, "only find out whether these options can be used")
-    source: str | None = setting(
+    from_: str | None = setting(
         None,
         "the finished run whose layers the encoder takes, such as cnn_fast; of the same fold, where it has folds "
         "(unset: the autoencoder)",
         knob="FROM",
-        option="from",
     )
 
 
 def main(argv=None):
-    options, typed = parse(__doc__, Options, ClassifierSettings, argv)
-    name = row_name("mod_autoencoder_cls" if options.modified else "autoencoder_cls", options.arch)
+    modified = typed_option("modified", argv, **FLAG) not in (None, "0")
+    name = row_name("mod_autoencoder_cls" if modified else "autoencoder_cls", typed_option("arch", argv))
+    options, typed = parse(__doc__, Options, argv, RECIPES[name].settings)
     recipe = resolve(name, options, typed, encoder=options.encoder)
+    if options.from_ and options.encoder not in PRETRAINED:
+        raise InputError(f"ENCODER={options.encoder} takes no weights, so FROM has nothing to give; leave one out")
     if options.check:
-        if recipe.settings.low_resolution or not isinstance(recipe.settings.optimizer, str):
-            set_up_device()  # what follows computes
-        if not isinstance(recipe.settings.optimizer, str):  # whether Keras can make it
+        if options.config:  # which may hold an optimizer that Keras cannot make, or pictures too small for the network
             optimizers.new_optimizer(recipe.settings)
-        if options.source and options.encoder not in PRETRAINED:
-            raise InputError(f"ENCODER={options.encoder} takes no weights, so FROM has nothing to give; leave one out")
-        if recipe.settings.low_resolution:
-            training.require_any_size(finished_model(recipe.build, recipe.settings, 10, name))
+            if recipe.settings.low_resolution:
+                training.require_any_size(finished_model(recipe.build, recipe.settings, 10, name))
         return
 
     fold, settings = prepare_fold(options.data, recipe.settings, options.fold), {}
     if options.encoder in PRETRAINED:
-        if options.source:
-            autoencoder, record = find_source(options.source, options.fold or 1, fold)
+        if options.from_:
+            autoencoder, record = find_source(options.from_, options.fold or 1, fold)
         else:
             autoencoder, record = require_autoencoder(options, fold)
         settings["encoder_sha256"] = record["checkpoint_sha256"]

@@ -4,14 +4,13 @@ Writes checkpoints/autoencoder.keras (autoencoder_noaug.keras with --noaug) and 
 training stopped.
 """
 
-from util import cli  # isort: split
-
 from common import prepare_fold
-from recipes import AutoencoderChoice, AutoencoderSettings, Training, autoencoder_name, make_command, resolve, row_name
+from recipes import RECIPES, AutoencoderChoice, Training, autoencoder_name, make_command, resolve, row_name
 from runs import Run, find_autoencoder
+from util import cli
 from util.backend import Later
 from util.cli import InputError
-from util.settings import parse, setting
+from util.options import parse, setting, typed_option
 
 training = Later("training")
 
@@ -21,9 +20,10 @@ class Options(AutoencoderChoice, Training):
 
 
 def main(argv=None):
-    options, typed = parse(__doc__, Options, AutoencoderSettings, argv)
+    name = row_name("autoencoder", typed_option("arch", argv))
+    options, typed = parse(__doc__, Options, argv, RECIPES[name].settings)
     chosen = {"target": options.target, "augment": not options.noaug}
-    recipe = resolve(row_name("autoencoder", options.arch), options, typed, on_demand=options.if_missing, **chosen)
+    recipe = resolve(name, options, typed, on_demand=options.if_missing, **chosen)
     fold = prepare_fold(options.data, recipe.settings)
     run = Run(autoencoder_name(options, fold.prefix, options.name))
     with run.lock(wait=options.if_missing):

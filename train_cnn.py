@@ -3,14 +3,13 @@
 Writes checkpoints/cnn[_<arch>]_fold<k>.keras and its record; goes on where an interrupted training stopped.
 """
 
-from util import cli  # isort: split
-
 from common import prepare_fold
-from recipes import Choice, Settings, Training, fold_setting, resolve, row_name, run_name
+from recipes import RECIPES, Choice, Training, fold_setting, resolve, row_name, run_name
 from runs import Run
+from util import cli
 from util.backend import Later
 from util.cli import InputError
-from util.settings import parse
+from util.options import parse, typed_option
 
 training = Later("training")
 
@@ -20,8 +19,8 @@ class Options(Choice, Training):
 
 
 def main(argv=None):
-    options, typed = parse(__doc__, Options, Settings, argv)
-    name = row_name("cnn", options.arch)
+    name = row_name("cnn", typed_option("arch", argv))
+    options, typed = parse(__doc__, Options, argv, RECIPES[name].settings)
     recipe = resolve(name, options, typed)
     if recipe.settings.task != "classes" and not options.name:
         raise InputError(f"TASK={recipe.settings.task} learns no classes: give the run a NAME of its own")

@@ -20,13 +20,12 @@ from resume import KeepState, seed_layers
 from runs import as_columns, best_epoch
 from training_model import OWN_NAMES, compile_model, copy_weights, training_model
 from util import hardware
-from util.backend import Later, load
+from util.backend import Later, keras
 from util.cli import InputError, RunFailed, raise_what_was_heard
 from util.files import require_writable, sha256
 from util.hardware import processor_name, set_up_device
 from util.plots import duration
 
-keras = load("keras")
 layers, ops = keras.layers, keras.ops
 class_weight, jax = Later("sklearn.utils.class_weight"), Later("jax")
 

@@ -5,10 +5,9 @@ import numpy as np
 import common
 from data import IMAGE_SHAPE
 from util import hardware
-from util.backend import Later, followers, load
+from util.backend import Later, followers, keras
 from util.hardware import tensorflow_on_processor
 
-keras = load("keras")
 layers, ops = keras.layers, keras.ops
 kernels = Later("kernels")
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 import recipes  # noqa: E402 (needs the path above)
 from util import cli, hardware  # noqa: E402
 from util.backend import layers  # noqa: E402
-from util.settings import parse  # noqa: E402
+from util.options import parse  # noqa: E402
 
 # The reference's way to train a classifier, which most tests of trainings were made for.
 REFERENCE = json.loads((ROOT / "docs/reference.json").read_text())
@@ -152,7 +152,7 @@ class Everything(recipes.ClassifierChoice, recipes.Training):
 @pytest.fixture(scope="session")
 def arguments():
     """arguments('--epochs', 3) -> (what chooses the run, {setting: value that was typed}) of a training."""
-    return lambda *argv: parse("a training", Everything, recipes.Settings, [str(word) for word in argv])
+    return lambda *argv: parse("a training", Everything, list(map(str, argv)), recipes.RECIPES["cnn"].settings)
 
 
 @pytest.fixture(scope="session")

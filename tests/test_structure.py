@@ -1,7 +1,6 @@
 """The order of the house: who may import whom, that a knob is declared once."""
 
 import ast
-import subprocess
 
 import pytest
 from conftest import ROOT
@@ -23,7 +22,7 @@ FLOORS = [
 
 
 def imported(path):
-    """Names of the project's own files that one imports, `Later("name")` included."""
+    """Names of the project's own files that one imports, those of `Later` included."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -53,20 +52,3 @@ def test_util_imports_nothing_from_outside_and_has_no_circle():
         assert free, f"a circle among {names}"
         names -= free
     assert all(imported(FILES[name]) <= FLOORS[0] for name in FLOORS[0])
-
-
-def test_imports_are_at_the_top():
-    for name, path in FILES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                inside = [one for one in ast.walk(node) if isinstance(one, ast.Import | ast.ImportFrom)]
-                assert not inside, f"{name}.{node.name} imports"
-
-
-def test_what_the_makefile_says_of_a_knob_it_says_once():
-    knobs = subprocess.run(["python3", "util/knobs.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    makefile = [line for line in (ROOT / "Makefile").read_text().splitlines() if not line.startswith("#")]
-    for knob in ("EPOCHS", "BATCH", "KEEP", "REDUCED", "VAL", "SEED", "LR", "PATIENCE", "PRECISION", "CONFIG", "RUNS"):
-        assert f"  {knob} " in knobs
-        uses = [line for line in makefile if knob in line.split("##")[0] and not line.startswith(("DEMO", "\t@e"))]
-        assert not uses, f"{knob} is declared in its settings alone"

@@ -10,7 +10,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from util.backend import Later, keras
+from util.backend import Later, keras, set_defaults
 
 joblib, tensorflow, jax = Later("joblib"), Later("tensorflow"), Later("jax")
 
@@ -33,6 +33,7 @@ def processor_has_bfloat16():
 @functools.cache
 def set_up_device():
     """Make the backend ready; returns (description of the device, why bfloat16 is fast on it, or None)."""
+    set_defaults()
     cores = joblib.cpu_count()  # those that this process may use: its affinity, and a container's limit
     if keras.backend.backend() == "tensorflow":
         tensorflow.config.threading.set_intra_op_parallelism_threads(cores)
