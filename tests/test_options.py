@@ -11,6 +11,7 @@ import typing
 import pytest
 from conftest import ROOT, copy_project
 
+import data
 import evaluate
 import predict
 import recipes
