@@ -22,7 +22,7 @@ from util.files import first_line, sha256
 from util.settings import Part, setting
 
 datasets, metrics, model_selection = map(Later, ("sklearn.datasets", "sklearn.metrics", "sklearn.model_selection"))
-ndimage, transform = Later("scipy.ndimage"), Later("skimage.transform")
+image_metrics, transform = Later("skimage.metrics"), Later("skimage.transform")
 
 # --- Data -----------------------------------------------------------------------------------------------------------
 
@@ -727,30 +727,22 @@ def titled(figures, classes):
 
 
 def psnr(originals, copies):
-    """Peak signal-to-noise ratio of (n, height, width, 3) pictures in [0, 1]: (n,), in dB."""
-    with np.errstate(divide="ignore"):  # of an exact copy: infinite
-        return -10 * np.log10(np.mean((originals.astype(np.float64) - copies) ** 2, axis=(1, 2, 3)))
+    """Peak signal-to-noise ratio of (n, height, width, 3) pictures in [0, 1]: (n,), in dB.
+
+    At most 100, as in training: an exact copy's would be infinite, which JSON does not have.
+    """
+    error = np.mean((originals.astype(np.float64) - copies) ** 2, axis=(1, 2, 3))
+    return -10 * np.log10(np.maximum(error, 1e-10))
 
 
 def ssim(originals, copies, data_range=1.0):
-    """Structural similarity of (n, height, width, 3) pictures: (n,), scikit-image's `structural_similarity` of each.
+    """Structural similarity of (n, height, width, 3) pictures: (n,).
 
-    Means, variances and covariance in windows of 7 x 7 are one filter over all pictures (Wang et al. 2004, Image
-    Quality Assessment: From Error Visibility to Structural Similarity).
+    Wang et al. 2004, Image Quality Assessment: From Error Visibility to Structural Similarity.
     """
-
-    def local_mean(values):  # of whole windows only
-        return ndimage.uniform_filter(values, size=(1, 7, 7, 1))[:, 3:-3, 3:-3]
-
-    x, y = originals.astype(np.float64), copies.astype(np.float64)
-    mean_x, mean_y, sample = local_mean(x), local_mean(y), 49 / 48
-    variance_x = sample * (local_mean(x * x) - mean_x * mean_x)
-    variance_y = sample * (local_mean(y * y) - mean_y * mean_y)
-    covariance = sample * (local_mean(x * y) - mean_x * mean_y)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return similarity.mean(axis=(1, 2, 3))
+    pairs = zip(originals.astype(np.float64), copies.astype(np.float64), strict=True)
+    similarity = image_metrics.structural_similarity
+    return np.array([similarity(*pair, channel_axis=-1, data_range=data_range) for pair in pairs])
 
 
 # Of an autoencoder: `of` originals and copies in [0, 1] -> a figure of each picture, by its title in the report.
