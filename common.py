@@ -18,7 +18,7 @@ from util.cli import InputError
 from util.files import first_line, sha256
 from util.options import Part, setting
 
-metrics, model_selection, ndimage = map(Later, ("sklearn.metrics", "sklearn.model_selection", "scipy.ndimage"))
+image_metrics, metrics, model_selection = map(Later, ("skimage.metrics", "sklearn.metrics", "sklearn.model_selection"))
 
 
 def rng(seed, *key):
@@ -44,9 +44,12 @@ class Augmentation(Part):
 
 
 def class_numbers(words, class_names):
-    """['bird', '4', 9] -> [2, 4, 9]. Raises InputError, naming the classes there are."""
+    """The numbers of classes given by name or number: ['bird', '4', 9] -> [2, 4, 9].
+
+    Raises InputError where the data does not have a class.
+    """
     numbers, known = [], [str(number) for number in range(len(class_names))]
-    for word in words:  # a record's are numbers already, and no names
+    for word in words:
         if word in class_names:
             numbers.append(class_names.index(word))
         elif str(word) in known:
@@ -58,7 +61,10 @@ def class_numbers(words, class_names):
 
 
 def counts_to_keep(settings, data):
-    """{class: images to keep of it, None for half}, ascending: what `reduced` and `keep` say. Raises InputError."""
+    """{class: how many of its images to keep, None for half of them}, by ascending class, from `reduced` and `keep`.
+
+    Raises InputError where the two settings do not go together.
+    """
     reduced = class_numbers(data.halved if settings.reduced is None else settings.reduced, data.class_names)
     if settings.keep and not reduced:
         raise InputError("KEEP says how many images to keep, and no class is reduced: name some with REDUCED")
@@ -74,9 +80,10 @@ def counts_to_keep(settings, data):
 
 
 def reduce_classes(labels, keep, seed):
-    """Indices, ascending, of the images kept: of each class in `keep` that many at random (None: half), else all.
+    """Indices, ascending, of the images kept: of each class in `keep` so many at random, or half of them for None.
 
-    Depends on `seed` alone, so every model and every fold of a study works on the same images.
+    Of other classes all images are kept. The choice depends on `seed` alone, so every model and every fold of a study
+    works on the same images. Raises InputError where a class has too few images.
     """
     kept = np.ones(len(labels), bool)
     for number, count in keep.items():
@@ -91,10 +98,10 @@ def reduce_classes(labels, keep, seed):
 
 
 def split_fold(labels, fold, share, seed, split="shuffle"):
-    """(train, validation) indices of the `fold`-th (from 1) stratified shuffle split, `share` held out.
+    """(train, validation) indices of the `fold`-th stratified shuffle split, counted from 1, with `share` held out.
 
-    Fold k is the same whatever other folds are asked for. With `split` 'first' or 'last', those images are held out,
-    whatever fold and seed. Raises InputError where a class is too small to split.
+    Fold k is the same whatever other folds are asked for. With `split` 'first' or 'last', the first or the last images
+    are held out, whatever the fold and the seed. Raises InputError where a class is too small to split.
     """
     if split == "shuffle":
         try:
@@ -115,9 +122,9 @@ def split_fold(labels, fold, share, seed, split="shuffle"):
 
 
 def labelled_rows(labels, share, seed, fold):
-    """Indices, ascending, of the images whose labels may be seen: of each class that share, at least one.
+    """Indices, ascending, of the images whose labels may be seen: the same share of each class, and at least one image.
 
-    Those of a smaller share are among those of a larger one.
+    The images of a smaller share are among the images of a larger share.
     """
     rows, order = [], rng(seed, "labelled", fold).permutation(len(labels))
     for number in np.unique(labels):
@@ -130,7 +137,7 @@ TURNS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
 
 
 def turn(images, quarters):
-    """(n, side, side, channels) pictures, each turned anticlockwise by its number of quarter turns (n,), 0 to 3."""
+    """Pictures (n, side, side, channels), each turned anticlockwise by its number of quarter turns, 0 to 3."""
     turned = np.empty_like(images)
     for quarter in range(4):
         turned[quarters == quarter] = np.rot90(images[quarters == quarter], quarter, axes=(1, 2))
@@ -138,14 +145,14 @@ def turn(images, quarters):
 
 
 def turn_in_order(images):
-    """(The pictures turned by 0, 1, 2, 3, 0, 1, ... quarter turns, those numbers): for validation and test."""
+    """(Pictures turned by 0, 1, 2, 3, 0, 1, ... quarter turns, the numbers of turns), for validation and test."""
     quarters = np.arange(len(images)) % 4
     return turn(images, quarters), quarters
 
 
 @dataclasses.dataclass
 class Fold:
-    """The images of one fold, uint8, and the record of where they come from."""
+    """The uint8 images and the labels of one fold, and the record of where they come from."""
 
     x_train: np.ndarray
     y_train: np.ndarray
@@ -157,9 +164,9 @@ class Fold:
 
 
 def prepare_fold(source, settings, fold=None):
-    """Load, reduce and split the training data as the settings say; print what came out.
+    """Load, reduce and split the training data as the settings say, and print a line about the result.
 
-    Without a `fold`, the settings' own split, which for 'shuffle' is the first.
+    Without a `fold`, the split is the one that the settings name, and for 'shuffle' the first fold.
     """
     data = load_data(source)
     split, number = (settings.split, 1) if fold is None else ("shuffle", fold)
@@ -203,12 +210,15 @@ def prepare_fold(source, settings, fold=None):
 class BalancedBatches:
     """Endless training batches with equal class counts: ((batch, 32, 32, 3) uint8, (batch,) labels) for each step.
 
-    Slot number `step * batch_size + j` of the endless stream belongs to class `slot % classes`, so a batch of 128 holds
-    each of ten classes 12 or 13 times and the extra ones rotate. A class is drawn in permutations: no image comes a
-    third time before every one of its class has come twice. `balanced=False` takes all images as one class: shuffling.
+    The batches are cut from an endless stream of images whose slot `step * batch_size + j` belongs to class
+    `slot % classes`. A batch of 128 so holds each of ten classes 12 or 13 times, and the classes that come 13 times
+    rotate. The images of a class come in random permutations, one permutation after another, so no image comes a third
+    time before every image of its class has come twice. With `balanced=False` all images are treated as one class,
+    which is plain shuffling.
 
-    With `alternating`, an image is mirrored left to right every other time that it comes; the first time, or not, is
-    drawn (Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU: no image is seen from one side by chance).
+    With `alternating`, an image is mirrored left to right every other time that it comes, and whether it is mirrored
+    the first time is drawn at random (Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU). With independent
+    flips, some images would be seen from the same side for several epochs.
 
     A batch is a pure function of (seed, fold, step), whatever the epoch, the order of calls or the worker.
     """
@@ -218,7 +228,7 @@ class BalancedBatches:
         self.mirrored_first = rng(seed, "mirrored", fold).integers(2, size=len(labels)) if alternating else None
         self.groups = [np.flatnonzero(labels == c) for c in np.unique(labels)] if balanced else [np.arange(len(labels))]
         self.steps_per_epoch = max(1, len(self.groups) * max(map(len, self.groups)) // batch_size)
-        # A batch touches one or two permutations of each group.
+        # Most batches use one or two permutations of each group, and the cache holds three.
         self.permutation = functools.lru_cache(3 * len(self.groups))(
             lambda group, turn: rng(seed, "batches", fold, group, turn).permutation(self.groups[group])
         )
@@ -245,11 +255,11 @@ class BalancedBatches:
 
 
 class TurnedBatches:
-    """Those batches turned at random, each picture by 0 to 3 quarter turns, which take the place of its label.
+    """Batches of pictures turned at random by 0 to 3 quarter turns; the number of turns replaces the label.
 
-    A network that learns to tell them learns about pictures without their labels (Gidaris et al. 2018, Unsupervised
-    Representation Learning by Predicting Image Rotations). Pictures are mirrored before they are turned: the mirror
-    image of a picture on its left side looks like another on its right side.
+    A network that learns to tell the turns learns about pictures without their labels (Gidaris et al. 2018,
+    Unsupervised Representation Learning by Predicting Image Rotations). BalancedBatches has mirrored the pictures
+    already: a picture that is mirrored after a quarter turn looks as if it had been turned the other way.
     """
 
     def __init__(self, batches, seed=0, fold=1):
@@ -266,9 +276,10 @@ class TurnedBatches:
 
 
 def affine_parameters(uniform, augmentation):
-    """Numbers in [0, 1), (batch, 7) -> (angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip), each (batch,).
+    """Uniform numbers in [0, 1), (batch, 7) -> (angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip), each (batch,).
 
-    Each fills its range: angle and shear in radians, shifts in shares of the picture's side, flip -1 or 1.
+    Each parameter is uniform over its range. Angle and shear are in radians, shifts are shares of the picture's side,
+    and flip is -1 or 1.
     """
     u = [uniform[:, column] for column in range(7)]
     radians = math.pi / 180
@@ -284,18 +295,19 @@ def affine_parameters(uniform, augmentation):
 
 
 def affine_matrices(parameters, height, width):
-    """(batch, 8) rows [a0 a1 a2 b0 b1 b2 0 0] that map an output pixel (x, y) to the input (a0 x + a1 y + a2, b0 ...).
+    """Rows [a0 a1 a2 b0 b1 b2 0 0], (batch, 8): output pixel (x, y) is input (a0 x + a1 y + a2, b0 x + b1 y + b2).
 
-    Rotation . shift . shear . zoom . flip about the picture's centre, in the order of the reference's generator.
+    Each row is the product rotation . shift . shear . zoom . flip about the picture's centre, in the order of the
+    reference's generator.
     """
     angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip = parameters
     cos, sin = ops.cos(angle), ops.sin(angle)
     center_x, center_y = (width - 1) / 2, (height - 1) / 2
-    # Columns of shear . zoom . flip, in (x, y); the reference shears along its rows: x by cos, y by -sin.
+    # The entries of shear . zoom . flip, in (x, y). The reference's shear scales x by cos and moves y by -sin.
     sheared_xx, sheared_yx = ops.cos(shear) * zoom_x * flip, -ops.sin(shear) * zoom_x * flip
     sheared_yy = zoom_y
     shift_x, shift_y = shift_x * width, shift_y * height
-    # The reference's rotation turns (row, column); in (x, y) that is the opposite sense.
+    # The reference rotates (row, column) coordinates, which in (x, y) is a rotation the other way round.
     a0, a1 = cos * sheared_xx + sin * sheared_yx, sin * sheared_yy
     b0, b1 = -sin * sheared_xx + cos * sheared_yx, cos * sheared_yy
     a2 = center_x + cos * shift_x + sin * shift_y - a0 * center_x - a1 * center_y
@@ -305,14 +317,9 @@ def affine_matrices(parameters, height, width):
 
 
 def transform_affinely(images, seeds, augmentation):
-    """Rotation, shift, shear, zoom and flip: one matrix and one bilinear interpolation a picture, edges repeated."""
-    if not (
-        augmentation.rotation
-        or augmentation.shift
-        or augmentation.shear
-        or augmentation.zoom
-        or augmentation.flip is True
-    ):
+    """Rotation, shift, shear, zoom and flip by one matrix and one bilinear interpolation a picture; edges repeat."""
+    ranges = augmentation.rotation, augmentation.shift, augmentation.shear, augmentation.zoom
+    if not any(ranges) and augmentation.flip is not True:
         return images
     uniform = keras.random.uniform((ops.shape(images)[0], 7), seed=seeds)
     matrices = affine_matrices(affine_parameters(uniform, augmentation), *images.shape[1:3])
@@ -320,7 +327,7 @@ def transform_affinely(images, seeds, augmentation):
 
 
 def shift_whole_pixels(images, seeds, augmentation):
-    """Shifts by up to so many whole pixels along each axis; what comes in is the mirror image of the edge."""
+    """Shifts by a whole number of pixels along each axis; what comes in at an edge mirrors the picture beside it."""
     reach, (height, width) = augmentation.pixels, images.shape[1:3]
     if not reach:
         return images
@@ -332,38 +339,41 @@ def shift_whole_pixels(images, seeds, augmentation):
 
 
 def cut_out(images, seeds, augmentation):
-    """A square, partly outside perhaps, takes the picture's mean colour (DeVries and Taylor 2017)."""
+    """Fills a square, which may lie partly outside, with the picture's mean colour.
+
+    DeVries and Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout.
+    """
     side = augmentation.cutout
     if not side:
         return images
     height, width = images.shape[1:3]
-    first = keras.random.uniform((ops.shape(images)[0], 2), seed=seeds)
+    shares = keras.random.uniform((ops.shape(images)[0], 2), seed=seeds)
 
-    def within(size, share):  # (batch, size): whether a row or column is of the square
+    def within(size, share):  # (batch, size): whether the square covers a row or a column
         first = ops.floor(share[:, None] * (size + side - 1)) - (side - 1)
         place = ops.arange(size, dtype="float32")[None]
         return ops.logical_and(place >= first, place < first + side)
 
-    square = ops.logical_and(within(height, first[:, 0])[:, :, None], within(width, first[:, 1])[:, None, :])
+    square = ops.logical_and(within(height, shares[:, 0])[:, :, None], within(width, shares[:, 1])[:, None, :])
     return ops.where(square[..., None], ops.mean(images, axis=(1, 2), keepdims=True), images)
 
 
-# In this order: (batch, 32, 32, 3) float32 pictures, a Keras SeedGenerator, Augmentation -> pictures. Each leaves the
-# pictures alone, and draws nothing, where its settings are 0.
+# Applied in this order; an operation takes (batch, 32, 32, 3) float32 pictures, a Keras SeedGenerator and an
+# Augmentation, and returns pictures. Where its settings are 0, it returns the same pictures and draws no number.
 AUGMENTATIONS = (transform_affinely, shift_whole_pixels, cut_out)
 
 
 def augment(images, generator, augmentation):
     """Random augmentation by all of AUGMENTATIONS: (batch, 32, 32, 3) 0-255 -> the same shape, float32."""
     images = ops.cast(images, "float32")
-    for one in AUGMENTATIONS:
-        images = one(images, generator, augmentation)
+    for operation in AUGMENTATIONS:
+        images = operation(images, generator, augmentation)
     return images
 
 
 # --- Networks -------------------------------------------------------------------------------------------------------
-# A builder takes scaled pictures, and the settings of its network if it has any, and returns the output; its layers may
-# branch and join. `finished_model` is what stands around it.
+# A builder takes scaled pictures, the number of classes, and the settings of its network if it has any. It returns the
+# network's output. Layers may branch and join. `finished_model` makes a model of it.
 
 
 def dense_head(x, classes):
@@ -378,7 +388,8 @@ def build_cnn(x, classes):
     for block in (1, 2):
         x = layers.Conv2D(64, 3, padding="same", name=f"conv{block}")(x)
         x = layers.BatchNormalization(name=f"norm{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # the reference has ReLU first: the same, on four times as much
+        # The reference has ReLU before pooling. The result is the same, and ReLU has a quarter of the values.
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)
         x = layers.ReLU(name=f"relu{block}")(x)
     return dense_head(layers.Flatten(name="flatten")(x), classes)
 
@@ -394,7 +405,7 @@ def conv_relu_norms(x, filters, depth, block, batch_norm=True, kernel_l1=0.0, ke
 
 
 def build_encoder(x):
-    """VGG-like encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, 256). ReLU comes before the normalisation."""
+    """VGG-like encoder with ReLU before batch normalisation: (batch, 32, 32, 3) -> code (batch, 8, 8, 256)."""
     for block, filters in (("block1", 64), ("block2", 128)):
         x = conv_relu_norms(x, filters, 2, block)
         x = layers.MaxPooling2D(name=f"{block}_pool")(x)
@@ -402,11 +413,11 @@ def build_encoder(x):
     return conv_relu_norms(x, 256, 3, "block3")
 
 
-ENCODER_END = "block3_norm3"  # its last layer
+ENCODER_END = "block3_norm3"  # the last layer of build_encoder
 
 
 def build_autoencoder(x, classes=None):
-    """Encoder and decoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
+    """The reference's autoencoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
     x = conv_relu_norms(build_encoder(x), 256, 3, "block4")
     for block, filters in (("block5", 128), ("block6", 64)):
         x = conv_relu_norms(x, filters, 2, block)
@@ -415,12 +426,12 @@ def build_autoencoder(x, classes=None):
 
 
 def build_ae_classifier(x, classes):
-    """The CNN on the encoder's code."""
+    """The CNN on the encoder's code: (batch, 32, 32, 3) -> (batch, classes) probabilities."""
     return build_cnn(build_encoder(x), classes)
 
 
 def build_modified_ae_classifier(x, classes):
-    """Dense layers on the encoder's code."""
+    """Dense layers on the encoder's code: (batch, 32, 32, 3) -> (batch, classes) probabilities."""
     return dense_head(layers.Flatten(name="flatten")(build_encoder(x)), classes)
 
 
@@ -437,27 +448,27 @@ def fast_block(x, filters, block):
 def build_fast_encoder(x):
     """Whitened patches, then two blocks of two convolutions: (batch, 32, 32, 3) -> code (batch, 7, 7, 256).
 
-    After Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU; `start_fast` gives it its first weights.
+    After Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU. `start_fast` sets the first weights.
     """
     x = layers.Conv2D(24, 2, use_bias=False, trainable=False, name="whiten")(x)
     x = layers.Activation("silu", name="silu")(x)
     return fast_block(fast_block(x, 64, 1), 256, 2)
 
 
-FAST_ENCODER_END = "block2_norm2"  # its last layer with weights
+FAST_ENCODER_END = "block2_norm2"  # the last layer of build_fast_encoder that has weights
 
 
 def build_fast(x, classes):
-    """That encoder, a third block and a linear layer: (batch, 32, 32, 3) -> (batch, classes) probabilities."""
+    """The fast encoder, a third block and a linear layer: (batch, 32, 32, 3) -> (batch, classes) probabilities."""
     x = layers.GlobalMaxPooling2D(name="max")(fast_block(build_fast_encoder(x), 256, 3))
     x = layers.Dense(classes, use_bias=False, name="logits")(x)
     return layers.Softmax(name="probabilities")(layers.Rescaling(1 / 9, name="soften")(x))
 
 
 def build_fast_autoencoder(x, classes=None, *, code_width):
-    """That encoder, and transposed convolutions back: (batch, 32, 32, 3) -> its reconstruction, in [0, 1].
+    """The fast encoder, then transposed convolutions: (batch, 32, 32, 3) -> its reconstruction, in [0, 1].
 
-    With a `code_width`, all that the decoder gets is as many channels of the code, which a 1x1 convolution makes.
+    With a `code_width`, a 1x1 convolution reduces the code to so many channels before the decoder.
     """
     x = build_fast_encoder(x)
     if code_width:
@@ -470,10 +481,11 @@ def build_fast_autoencoder(x, classes=None, *, code_width):
 
 
 def whitening(images):
-    """Kernel of a convolution that whitens patches of (n, height, width, channels) pictures: (2, 2, channels, filters).
+    """Kernel of a convolution that whitens 2x2 patches of (n, height, width, channels) pictures.
 
-    The eigenvectors of the patches' second moments, each over the root of its eigenvalue, and their negatives: the
-    closed form of a linear autoencoder's encoder (principal components, not centred) with code of unit variance.
+    Shape (2, 2, channels, filters). The filters are the eigenvectors of the patches' second moments, each divided by
+    the square root of its eigenvalue, and the negatives of these. They are the principal components of the patches
+    without centring: the encoder that a linear autoencoder would learn, scaled to a code of unit power.
     """
     patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
     rows = patches.reshape(-1, 4 * images.shape[-1])
@@ -483,9 +495,10 @@ def whitening(images):
 
 
 def start_fast(model, images):
-    """Give a network on build_fast_encoder its first weights: whitening, and convolutions that pass on what they get.
+    """Set the first weights of a network on build_fast_encoder: whitening, and convolutions that begin as identities.
 
-    The first filters of a convolution, as many as it has channels, are the identity (Dirac) each.
+    Of each 3x3 convolution, the first filters, as many as there are input channels, each pass on one channel (Dirac
+    initialisation). The other filters stay random.
     """
     scaled = ops.convert_to_numpy(model.get_layer("rescale")(images))
     model.get_layer("whiten").set_weights([whitening(scaled)])
@@ -502,19 +515,19 @@ def start_fast(model, images):
 
 
 def finished_model(build, settings, classes, name):
-    """The model that is kept: stock Keras layers, float32, uncompiled; takes pictures as they are, 0-255."""
+    """The model that is kept: stock Keras layers in float32, not compiled, for pictures with values from 0 to 255."""
     image = keras.Input(IMAGE_SHAPE, name="image")
     scaled = layers.Rescaling(settings.scale, settings.offset, name="rescale")(image)
     return keras.Model(image, build(scaled, classes, **settings.network.model_dump()), name=name)
 
 
 def layers_up_to(model, last):
-    """The layers with weights that lead to the one named `last`, and it, in their order."""
+    """The layers with weights from the input to the layer named `last`, in order and with that layer."""
     return [layer for layer in keras.Model(model.input, model.get_layer(last).output).layers if layer.weights]
 
 
 def end_of_block(model, block):
-    """The name of the last layer with weights of an encoder's block, whose layers are called block<k>_...
+    """The name of the last layer with weights in an encoder's block, whose layers are called block<k>_...
 
     Raises InputError where there is no such block.
     """
@@ -525,9 +538,9 @@ def end_of_block(model, block):
 
 
 def take_weights(target, source, last):
-    """Copy the weights of `target`'s layers up to the one named `last` from `source`, by name; returns their names.
+    """Copy the weights of the layers up to the one named `last` from `source` to `target`, by name.
 
-    Raises InputError where one is missing or misshapen.
+    Returns the names of the layers. Raises InputError where `source` lacks a layer or has one of another shape.
     """
     taken = layers_up_to(target, last)
     for layer in taken:
@@ -542,7 +555,7 @@ def take_weights(target, source, last):
 
 
 def freeze(model, last):
-    """Freeze the layers up to the one named `last`; returns the names of those with weights."""
+    """Freeze the layers with weights up to the one named `last`; returns their names."""
     frozen = layers_up_to(model, last)
     for layer in frozen:
         layer.trainable = False
@@ -561,9 +574,10 @@ def accuracy(labels, probabilities):
 
 
 def calibration_error(labels, probabilities, bins=15):
-    """Expected calibration error: |share right - mean probability| of the predicted class, averaged over pictures.
+    """Expected calibration error (Guo et al. 2017, On Calibration of Modern Neural Networks).
 
-    In `bins` equal parts of that probability (Guo et al. 2017, On Calibration of Modern Neural Networks).
+    Pictures are put into `bins` equal intervals by the probability of their predicted class. The error of an interval
+    is the difference between its accuracy and its mean probability; the result is the mean over pictures.
     """
     sure, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     members = np.minimum((sure * bins).astype(int), bins - 1)
@@ -571,30 +585,30 @@ def calibration_error(labels, probabilities, bins=15):
 
 
 def log_loss(labels, probabilities):
-    """Cross-entropy, after Keras's float32 probabilities are made to add up to 1."""
+    """Cross-entropy. Keras's float32 probabilities add up to 1 only approximately, so they are normalised first."""
     exact = probabilities.astype(np.float64)
     return metrics.log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=np.arange(exact.shape[1]))
 
 
 def recall(labels, probabilities):
-    """Of the pictures of each class, the share that is found: (classes,)."""
+    """The share of each class's pictures that are recognised: (classes,)."""
     classes = np.arange(probabilities.shape[1])
     return metrics.recall_score(labels, probabilities.argmax(axis=1), labels=classes, average=None, zero_division=0)
 
 
 def macro_f1(labels, probabilities):
-    """Mean over classes of the harmonic mean of precision and recall."""
+    """The mean over classes of F1, the harmonic mean of precision and recall."""
     classes = np.arange(probabilities.shape[1])
     return metrics.f1_score(labels, probabilities.argmax(axis=1), labels=classes, average="macro", zero_division=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of a classifier: `of` labels (n,) and probabilities (n, classes), a number, or one of each class."""
+    """A figure of a classifier: `of(labels (n,), probabilities (n, classes))` is a number, or one for each class."""
 
     of: Callable
-    title: str = ""  # in summaries and comparisons; without one it is in the report's .json alone
-    per_class: bool = False  # shown of the reduced classes
+    title: str = ""  # in summaries and comparisons; a metric without a title is only in the report's .json
+    per_class: bool = False  # summaries and comparisons show it for the reduced classes
 
 
 METRICS = {
@@ -607,7 +621,7 @@ METRICS = {
 
 
 def titled(figures, classes):
-    """{title: figure} of a classifier's figures by METRICS; of those by class, one of each of these classes."""
+    """{title: figure} of a classifier's METRICS that have a title; a figure per class is given for these `classes`."""
     found = {}
     for key, metric in METRICS.items():
         if metric.title and key in figures and metric.per_class:
@@ -618,33 +632,25 @@ def titled(figures, classes):
 
 
 def psnr(originals, copies):
-    """Peak signal-to-noise ratio of (n, height, width, 3) pictures in [0, 1]: (n,), in dB."""
-    with np.errstate(divide="ignore"):  # of an exact copy: infinite
-        return -10 * np.log10(np.mean((originals.astype(np.float64) - copies) ** 2, axis=(1, 2, 3)))
+    """Peak signal-to-noise ratio of (n, height, width, 3) pictures in [0, 1]: (n,), in dB.
+
+    At most 100, as in training: an exact copy's would be infinite, which JSON does not have.
+    """
+    error = np.mean((originals.astype(np.float64) - copies) ** 2, axis=(1, 2, 3))
+    return -10 * np.log10(np.maximum(error, 1e-10))
 
 
 def ssim(originals, copies, data_range=1.0):
-    """Structural similarity of (n, height, width, 3) pictures: (n,), scikit-image's `structural_similarity` of each.
+    """Structural similarity of (n, height, width, 3) pictures: (n,).
 
-    Means, variances and covariance in windows of 7 x 7 are one filter over all pictures (Wang et al. 2004, Image
-    Quality Assessment: From Error Visibility to Structural Similarity).
+    Wang et al. 2004, Image Quality Assessment: From Error Visibility to Structural Similarity.
     """
-
-    def local_mean(values):  # of whole windows only
-        return ndimage.uniform_filter(values, size=(1, 7, 7, 1))[:, 3:-3, 3:-3]
-
-    x, y = originals.astype(np.float64), copies.astype(np.float64)
-    mean_x, mean_y, sample = local_mean(x), local_mean(y), 49 / 48
-    variance_x = sample * (local_mean(x * x) - mean_x * mean_x)
-    variance_y = sample * (local_mean(y * y) - mean_y * mean_y)
-    covariance = sample * (local_mean(x * y) - mean_x * mean_y)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
-    return similarity.mean(axis=(1, 2, 3))
+    pairs = zip(originals.astype(np.float64), copies.astype(np.float64), strict=True)
+    similarity = image_metrics.structural_similarity
+    return np.array([similarity(*pair, channel_axis=-1, data_range=data_range) for pair in pairs])
 
 
-# Of an autoencoder: `of` originals and copies in [0, 1] -> a figure of each picture, by its title in the report.
+# The metrics of an autoencoder, by title: (originals, copies), pictures in [0, 1] -> a figure for each picture.
 QUALITY = {
     "PSNR (dB)": psnr,
     "SSIM": ssim,

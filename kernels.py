@@ -1,7 +1,7 @@
-"""Keras layers as TensorFlow computes them fastest on a processor: the same weights, the same function.
+"""Faster versions of three Keras layers, for TensorFlow on a processor: the same weights, the same function.
 
-Each class takes the place of its parent in Keras while a model is trained; `fastest` chooses. docs/speed.md says what
-each gives.
+Each class takes the place of its Keras parent while a model is trained. `fastest` chooses the class of each layer, and
+docs/speed.md says how much time each class saves.
 """
 
 import keras
@@ -10,9 +10,9 @@ from keras import layers
 
 
 class BatchNormalization(layers.BatchNormalization):
-    """Keras's layer over the last of four axes as one operation.
+    """Batch normalisation over the last of four axes, as one operation of TensorFlow.
 
-    Keras 3 runs it as single multiplications, subtractions and means, each a pass over memory.
+    Keras 3 computes it by separate multiplications, subtractions and means, and each of them passes over memory.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -27,7 +27,7 @@ class BatchNormalization(layers.BatchNormalization):
             is_training=learn,
         )
         if learn:
-            # The operation returns the sample variance (n - 1); Keras keeps the population's (n).
+            # The operation returns the sample variance (over n - 1), and Keras keeps the population variance (over n).
             count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], tf.float32)
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance * (count - 1) / count)):
                 moving.assign(moving * self.momentum + batch * (1 - self.momentum))
@@ -47,7 +47,7 @@ def silu(inputs):
 
 
 class SiLU(layers.Activation):
-    """Keras's activation "silu", its gradient compiled to one pass over memory; TensorFlow takes five slow ones."""
+    """The activation "silu", with a gradient that passes over memory once; TensorFlow's own takes five passes."""
 
     def call(self, inputs):
         return silu(inputs)
@@ -55,7 +55,10 @@ class SiLU(layers.Activation):
 
 @tf.custom_gradient
 def convolution_by_products(inputs, kernel, bias):
-    """A 3x3 'same' convolution, stride 1; its kernel's gradient is a matrix product for each of the nine places."""
+    """A 3x3 convolution with stride 1 and 'same' padding, whose kernel gradient is nine matrix products.
+
+    There is one product for each of the kernel's nine places.
+    """
 
     def gradient(upstream):
         into_inputs = tf.raw_ops.Conv2DBackpropInput(
@@ -66,7 +69,7 @@ def convolution_by_products(inputs, kernel, bias):
         rows = tf.reshape(upstream, [-1, kernel.shape[-1]])
         shifted = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
         products = [tf.matmul(tf.reshape(one, [-1, channels]), rows, transpose_a=True) for one in shifted]
-        # In float32: TensorFlow's own gradient of a bias adds thousands of values in bfloat16, and is off by half.
+        # Summed in float32: TensorFlow adds the thousands of values in bfloat16, and the result is off by half.
         into_bias = tf.cast(tf.reduce_sum(tf.cast(rows, tf.float32), axis=0), bias.dtype)
         return into_inputs, tf.reshape(tf.stack(products), kernel.shape), into_bias
 
@@ -74,7 +77,7 @@ def convolution_by_products(inputs, kernel, bias):
 
 
 class SmallConv2D(layers.Conv2D):
-    """Keras's 3x3 layer for pictures of at most 8x8, in bfloat16, where oneDNN lacks a fast gradient of the kernel."""
+    """A 3x3 convolution of at most 8x8 pixels, in bfloat16, where oneDNN has no fast gradient of the kernel."""
 
     def call(self, inputs):
         kernel = tf.convert_to_tensor(self.kernel)
@@ -83,13 +86,14 @@ class SmallConv2D(layers.Conv2D):
 
 
 def fastest(model, in_bfloat16):
-    """Classes to compute layers of `model`, of stock layers, with: {name of the layer: class}.
+    """The faster classes for the layers of a model of stock layers: {name of the layer: class}.
 
-    `in_bfloat16`: whether they compute so on an x86 processor made for it, where SmallConv2D and SiLU are faster.
+    `in_bfloat16` says that the layers compute in bfloat16 on an x86 processor which has instructions for it: only there
+    are SmallConv2D and SiLU faster.
     """
     classes = {}
     for layer in model.layers[1:]:
-        kind = type(layer)  # a subclass is another layer
+        kind = type(layer)  # not isinstance: a subclass may compute something else
         if kind is layers.BatchNormalization and len(layer.input.shape) == 4 and plain_normalization(layer):
             classes[layer.name] = BatchNormalization
         elif in_bfloat16 and kind is layers.Activation and layer.activation is keras.activations.silu:

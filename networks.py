@@ -1,4 +1,7 @@
-"""The networks of other documents, one builder each; docs/networks.md says whose. The study's own are in common.py."""
+"""Networks from other documents, one builder each; docs/networks.md says where each comes from.
+
+The networks of this study are in common.py.
+"""
 
 from common import conv_relu_norms
 from util.backend import layers
@@ -20,10 +23,10 @@ def build_elu(x, classes):
 
 
 def build_leaky(x, classes):
-    """Four convolutions with leaky ReLU, one also before the softmax: -> (batch, classes) probabilities."""
+    """Four convolutions with leaky ReLU, and leaky ReLU before the softmax too: -> (batch, classes) probabilities."""
     for block, widths in enumerate(((16, 32), (32, 64)), 1):
         for layer, filters in enumerate(widths, 1):
-            first = "relu" if (block, layer) == (1, 1) else None  # the document's; its leaky ReLU then does nothing
+            first = "relu" if (block, layer) == (1, 1) else None  # as in the document, though leaky ReLU follows
             x = layers.Conv2D(filters, 3, padding="same", activation=first, name=f"block{block}_conv{layer}")(x)
             x = layers.LeakyReLU(0.1, name=f"block{block}_leaky{layer}")(x)
         x = layers.MaxPooling2D(name=f"block{block}_pool")(x)
@@ -35,7 +38,7 @@ def build_leaky(x, classes):
 
 
 def build_pool3(x, classes):
-    """Three times convolution and pooling, the first of three networks against overfitting: -> probabilities."""
+    """Convolution and pooling three times, the first of three networks against overfitting: -> probabilities."""
     for block, filters in enumerate((32, 64, 64), 1):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{block}")(x)
         x = layers.MaxPooling2D(name=f"pool{block}")(x)
@@ -54,7 +57,7 @@ def build_wide5(x, classes):
 
 
 def build_dropout(x, classes):
-    """Wide, with dropout, the last of three networks against overfitting: -> (batch, classes) probabilities."""
+    """Wide layers and dropout, the last of three networks against overfitting: -> (batch, classes) probabilities."""
     for block, (filters, depth) in enumerate(((128, 2), (256, 2), (512, 1)), 1):
         for layer in range(1, depth + 1):
             x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"block{block}_conv{layer}")(x)
@@ -72,7 +75,7 @@ def build_cae_encoder(
 ):
     """Convolutional encoder: (batch, 32, 32, 3) -> code (batch, 8, 8, first_width * 2 ** (blocks - 1)).
 
-    Of one block (batch, 16, 16, first_width): only the first two are pooled.
+    Only the first two blocks end in pooling, so the code of a single block is (batch, 16, 16, first_width).
     """
     if input_noise:
         x = layers.GaussianNoise(input_noise, name="input_noise")(x)
@@ -88,11 +91,11 @@ def build_cae_encoder(
     return layers.ActivityRegularization(*activity, name=CODE)(x)
 
 
-CODE = "code"  # the encoder's last layer, which leaves its input as it is
+CODE = "code"  # the encoder's last layer, which passes its input on unchanged
 
 
 def build_cae(x, classes=None, *, activity_l1, activity_l2, kernel_l1, kernel_l2, **encoder):
-    """Convolutional autoencoder, its decoder the encoder's mirror image: (batch, 32, 32, 3) -> the same, in [0, 1]."""
+    """Convolutional autoencoder, whose decoder mirrors its encoder: (batch, 32, 32, 3) -> the same shape, in [0, 1]."""
     kernel = {"kernel_l1": kernel_l1, "kernel_l2": kernel_l2}
     x = build_cae_encoder(x, **encoder, activity=(activity_l1, activity_l2), **kernel)
     for block in reversed(range(1, encoder["blocks"] + 1)):
@@ -104,7 +107,7 @@ def build_cae(x, classes=None, *, activity_l1, activity_l2, kernel_l1, kernel_l2
 
 
 def build_cae_classifier(x, classes, *, pooling, dense, head_batch_norm, head_dropout, **encoder):
-    """A convolution and dense layers on the convolutional encoder's code: -> (batch, classes) probabilities."""
+    """A convolution and dense layers on the code of the convolutional encoder: -> (batch, classes) probabilities."""
 
     def normalised(x, number):
         return layers.BatchNormalization(name=f"norm{number}")(x) if head_batch_norm else x

@@ -22,7 +22,7 @@ class OverTheRun(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def new_optimizer(settings, steps=1, taken=()):
-    """The optimizer of the settings for a run of `steps`. Raises InputError where a CONFIG's cannot be made.
+    """The optimizer of the settings for a run of `steps`. Raises InputError where Keras refuses a CONFIG's.
 
     `taken` are the variables of pretrained layers, which ENCODER=tuned may train more slowly than the others.
     """
@@ -30,27 +30,66 @@ def new_optimizer(settings, steps=1, taken=()):
         name, config = settings.optimizer, {}
     else:
         name, config = settings.optimizer.class_name, settings.optimizer.config
-    rate = settings.learning_rate
-    if settings.schedule in SCHEDULES:
-        rate = OverTheRun(rate, SCHEDULES[settings.schedule], settings.warmup, steps)
     try:
-        kind = type(keras.optimizers.get(name))
-        if settings.bias_rate_factor != 1 or settings.muon_rate_factor:
-            kind = extended(kind, settings)
-        if config:  # Keras looks at most values when it takes a step
-            kind(rate, **config).apply([ops.ones((2, 2))], [keras.Variable(ops.ones((2, 2)))])
-        if taken and (settings.encoder_rate_factor < 1 or settings.frozen_share):
-            kind = discriminative(kind, taken, settings.encoder_rate_factor, settings.frozen_share * steps)
-        return kind(rate, **config)
-    except Exception as error:  # of whatever kind: KeyError, InvalidArgumentError
+        kind = type(keras.optimizers.get({"class_name": name, "config": dict(config)}))
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"CONFIG holds an optimizer {name!r} that Keras cannot make ({first_line(error)}): give a configuration as "
             "keras.optimizers.serialize shows it"
         ) from None
+    if settings.bias_rate_factor != 1:
+        kind = with_bias_rate(kind, settings.bias_rate_factor)
+    if settings.muon_rate_factor:
+        kind = with_muon(kind, settings.muon_rate_factor)
+    if taken and (settings.encoder_rate_factor < 1 or settings.frozen_share):
+        kind = discriminative(kind, taken, settings.encoder_rate_factor, settings.frozen_share * steps)
+    rate = settings.learning_rate
+    if settings.schedule in SCHEDULES:
+        rate = OverTheRun(rate, SCHEDULES[settings.schedule], settings.warmup, steps)
+    return kind(rate, **config)
+
+
+def with_bias_rate(kind, factor):
+    """The class of optimizers `kind`, with `factor` times the learning rate for vectors.
+
+    Vectors are the biases of layers, and the offsets and scales of batch normalisations.
+    """
+
+    class WithBiasRate(kind):
+        def update_step(self, gradient, variable, learning_rate):
+            rate = learning_rate * factor if len(variable.shape) == 1 else learning_rate
+            super().update_step(gradient, variable, rate)
+
+    return WithBiasRate
+
+
+def with_muon(kind, factor, momentum=0.6):
+    """The class of optimizers `kind`, with Muon for convolutions, at `factor` times the learning rate.
+
+    A step of Muon goes about equally far in all directions that the gradient has, and each kernel is scaled to the
+    length that filters of length 1 would give it (Jordan et al. 2024, Muon: An optimizer for hidden layers in neural
+    networks). Keras's own Muon leaves convolutions to Adam.
+    """
+
+    class WithMuon(kind):
+        def update_step(self, gradient, variable, learning_rate):
+            if len(variable.shape) != 4:
+                return super().update_step(gradient, variable, learning_rate)
+            filters, velocity = variable.shape[-1], self.momentums[self._get_variable_index(variable)]
+            self.assign(velocity, momentum * velocity + gradient)
+            ahead = gradient + momentum * velocity  # Nesterov's momentum
+            step = ops.reshape(orthogonal(ops.reshape(ahead, (-1, filters))), variable.shape)
+            scaled = variable * ops.sqrt(filters / ops.sum(ops.square(variable)))
+            self.assign(variable, scaled - learning_rate * factor * step)
+
+    return WithMuon
 
 
 def orthogonal(matrix, steps=3):
-    """About the nearest matrix whose singular values are all alike: they end between 0.7 and 1.2, by Newton-Schulz."""
+    """A matrix near the orthogonal one that is closest to `matrix`, by `steps` Newton-Schulz iterations.
+
+    Its singular values lie between 0.7 and 1.2, but for those that were much smaller than the others.
+    """
     x = matrix / (ops.norm(matrix) + 1e-7)
     x = ops.transpose(x) if matrix.shape[0] > matrix.shape[1] else x
     for _ in range(steps):
@@ -59,36 +98,12 @@ def orthogonal(matrix, steps=3):
     return ops.transpose(x) if matrix.shape[0] > matrix.shape[1] else x
 
 
-def extended(kind, settings):
-    """The class of optimizers `kind` with another rate for biases and, with a `muon_rate_factor`, convolutions by Muon.
-
-    Muon's step goes equally far in all directions that the gradient has, and kernels keep a length of 1 a filter
-    (Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks). Keras's Muon takes matrices alone.
-    """
-
-    class Extended(kind):
-        def update_step(self, gradient, variable, learning_rate):
-            if settings.muon_rate_factor and len(variable.shape) == 4:
-                rate = learning_rate * settings.muon_rate_factor
-                return self.muon_step(gradient, variable, rate, self.momentums[self._get_variable_index(variable)])
-            vector = len(variable.shape) == 1  # biases, and what a normalisation learns
-            return super().update_step(gradient, variable, learning_rate * (settings.bias_rate_factor if vector else 1))
-
-        def muon_step(self, gradient, kernel, rate, velocity, momentum=0.6):
-            filters = kernel.shape[-1]
-            self.assign(velocity, momentum * velocity + gradient)
-            ahead = gradient + momentum * velocity
-            step = ops.reshape(orthogonal(ops.reshape(ahead, (-1, filters))), kernel.shape)
-            self.assign(kernel, kernel * ops.sqrt(filters / ops.sum(ops.square(kernel))) - rate * step)
-
-    return Extended
-
-
 def discriminative(kind, taken, factor, frozen_steps):
-    """The class of optimizers `kind` in which the variables `taken` make the share `factor` of each step.
+    """The class of optimizers `kind`, in which the variables `taken` make only the share `factor` of each step.
 
-    During the first `frozen_steps` they make none. A step is all that `kind` does to a variable, weight decay included
-    (discriminative fine-tuning: Howard and Ruder 2018, Universal Language Model Fine-tuning for Text Classification).
+    In the first `frozen_steps` steps they do not move at all. A step is all that `kind` does to a variable, weight
+    decay included (discriminative fine-tuning: Howard and Ruder 2018, Universal Language Model Fine-tuning for Text
+    Classification).
     """
 
     class Discriminative(kind):

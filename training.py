@@ -36,10 +36,13 @@ def require_any_size(model):
     """Raise InputError where a model does not take the pictures with which a `low_resolution` training begins."""
     size = (LOW_RESOLUTION_SIDE, LOW_RESOLUTION_SIDE)
     try:
-        shape = tuple(model.call(np.zeros((1, *size, IMAGE_SHAPE[2]), np.float32)).shape)
-    except Exception:  # of whatever kind: ValueError, TypeError, InvalidArgumentError
-        shape = ()
-    if not shape or (len(shape) == 4 and shape[1:3] != size):  # those are an autoencoder's
+        small = keras.models.clone_model(model, input_tensors=keras.Input((*size, IMAGE_SHAPE[2])))
+    except ValueError:  # a Reshape, say, or branches that no longer fit together
+        fits = False
+    else:
+        fits = [weight.shape for weight in small.weights] == [weight.shape for weight in model.weights]
+        fits = fits and (len(small.output_shape) != 4 or small.output_shape[1:3] == size)  # an autoencoder's pictures
+    if not fits:
         raise InputError(
             f"`low_resolution` shows pictures of {LOW_RESOLUTION_SIDE}x{LOW_RESOLUTION_SIDE} at first, and this "
             "network does not take those: leave it out, or build it for pictures of any size, with global pooling "

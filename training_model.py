@@ -1,4 +1,9 @@
-"""The training model: the network's faster twin between layers that are there only while it trains, and its loss."""
+"""The training model: what is trained in place of a network, and its loss.
+
+The *twin* of a network has the same layers by name and the same weights, but computes them faster and in the precision
+of the training. The training model is the twin with layers around it that are needed only while it trains, such as
+augmentation. After training, the twin's weights are copied back into the network, which is made of stock Keras layers.
+"""
 
 import numpy as np
 
@@ -11,41 +16,41 @@ from util.hardware import tensorflow_on_processor
 layers, ops = keras.layers, keras.ops
 kernels = Later("kernels")
 
-# --- Layers that are there only while a network trains ----------------------------------------------------------------
+# --- Layers that are needed only while a network trains ---------------------------------------------------------------
 
 
 class Augment(layers.Layer):
     """Random augmentation: (batch, 32, 32, 3) 0-255 -> the same shape, float32; identity unless training.
 
-    Stays float32 in every precision: in bfloat16, pictures were off by 0.008 of their range on average.
+    It computes in float32 in every precision: in bfloat16, pictures were off by 0.008 of their range on average.
     """
 
     def __init__(self, augmentation, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.augmentation = augmentation
-        self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
+        self.seed_generator = keras.random.SeedGenerator(0)  # seed_layers sets its state for each run
 
     def call(self, images, training=False):
-        return (
-            common.augment(images, self.seed_generator, self.augmentation) if training else ops.cast(images, "float32")
-        )
+        if not training:
+            return ops.cast(images, "float32")
+        return common.augment(images, self.seed_generator, self.augmentation)
 
     def compute_output_spec(self, images, training=False):
         return keras.KerasTensor(images.shape, "float32")
 
 
 class Corrupt(layers.Layer):
-    """What an autoencoder has to mend, while training: (batch, side, side, channels) 0-255 -> the same shape.
+    """Corrupts what an autoencoder sees in training: pictures (batch, side, side, channels) 0-255 -> the same shape.
 
-    Gaussian noise with a standard deviation of `noise` x 255 (Vincent et al. 2008, Extracting and Composing Robust
-    Features with Denoising Autoencoders), and the share `masked` of the squares of 4x4 pixels with the picture's mean
-    colour in them (He et al. 2021, Masked Autoencoders Are Scalable Vision Learners).
+    The share `masked` of the squares of 4x4 pixels is filled with the picture's mean colour (He et al. 2021, Masked
+    Autoencoders Are Scalable Vision Learners). Then Gaussian noise with a standard deviation of `noise` x 255 is added
+    (Vincent et al. 2008, Extracting and Composing Robust Features with Denoising Autoencoders).
     """
 
     def __init__(self, noise, masked, **kwargs):
         super().__init__(dtype="float32", **kwargs)
         self.noise, self.masked = noise, masked
-        self.seed_generator = keras.random.SeedGenerator(0)  # set for each run by seed_layers
+        self.seed_generator = keras.random.SeedGenerator(0)  # seed_layers sets its state for each run
 
     def call(self, images, training=False):
         if not training:
@@ -64,7 +69,7 @@ class Corrupt(layers.Layer):
 
 
 class Shrink(layers.Layer):
-    """Pictures (batch, height, width, channels), shrunk to `side` x `side` while training where that is set."""
+    """Shrinks pictures (batch, height, width, channels) to `side` x `side` in training, if `side` is set."""
 
     side = None
 
@@ -78,10 +83,10 @@ class Shrink(layers.Layer):
 
 
 class AdjustLogits(layers.Layer):
-    """Logit adjustment (Menon et al. 2020, Long-tail Learning via Logit Adjustment), while training.
+    """Logit adjustment in training (Menon et al. 2020, Long-tail Learning via Logit Adjustment).
 
-    `adjustment` (classes,) is added to the logits of the network's probabilities. Where it is the logs of the classes'
-    shares of the training images, the network learns as if these were equally many.
+    `adjustment` (classes,) is added to the logits of the network's probabilities. If it holds the logarithm of each
+    class's share of the training images, the network learns as if all classes had equally many images.
     """
 
     def __init__(self, adjustment, **kwargs):
@@ -91,19 +96,19 @@ class AdjustLogits(layers.Layer):
     def call(self, probabilities, training=False):
         if not training:
             return probabilities
-        # A softmax of logits, so that Keras's loss takes those: a probability may be too small for a float.
+        # Keras's loss finds the logits of a softmax and computes with them: a probability may be too small for a float.
         return ops.softmax(ops.log(ops.maximum(probabilities, 1e-37)) + self.adjustment)
 
 
-OWN_NAMES = ("augment", "shrink", "adjust", "corrupt")  # of layers around a network's twin
+OWN_NAMES = ("augment", "shrink", "adjust", "corrupt")  # the names of the layers above in a training model
 
 # --- The twin of a network --------------------------------------------------------------------------------------------
 
 
 def copy_weights(target, source):
-    """Copy every layer's weights by layer name between two models of the same layers.
+    """Copy the weights of every layer, by name, between two models of the same layers.
 
-    A bias that `source` does without stays as it is in `target`.
+    Where a layer of `source` has no bias and its counterpart in `target` has one, that bias is left as it is.
     """
     for layer in target.layers:
         weights, own = source.get_layer(layer.name).get_weights(), layer.get_weights()
@@ -111,10 +116,10 @@ def copy_weights(target, source):
 
 
 def cancelled_bias(layer, after):
-    """True for a layer with a bias of 0 if all that comes straight `after` it is a batch normalisation that learns.
+    """True if the bias of `layer` is 0 and has no effect: all that comes `after` it is a learning batch normalisation.
 
-    That normalisation subtracts the bias again, so its gradient is 0 but for rounding. In bfloat16, Adam turns the
-    rounding into full steps: the bias wanders, the moving mean lags behind it, and validation jumps up and down.
+    The normalisation subtracts the bias again, so the gradient of the bias is 0 but for rounding. In bfloat16, Adam
+    makes full steps out of the rounding: the bias wanders, the moving mean lags behind it, and validation scores jump.
     """
     linear = isinstance(layer, (layers.Conv2D, layers.Dense)) and layer.activation is keras.activations.linear
     normalised = len(after) == 1 and isinstance(after[0], layers.BatchNormalization) and after[0].trainable
@@ -122,17 +127,20 @@ def cancelled_bias(layer, after):
 
 
 def fast_twin(model, precision):
-    """A twin of `model` to train: the same layers by name and the same weights, computed faster, in `precision`."""
+    """The twin of `model`: the same layers by name and the same weights, computed faster and in `precision`.
+
+    A bias that `cancelled_bias` finds to have no effect is left out.
+    """
     without_bias = {name for name, after in followers(model).items() if cancelled_bias(model.get_layer(name), after)}
     classes = {}
     if tensorflow_on_processor():
-        made_for_it = hardware.processor_has_bfloat16() in ("avx512_bf16", "amx_bf16")
-        classes = kernels.fastest(model, in_bfloat16=made_for_it and precision == "mixed_bfloat16")
+        has_bfloat16 = hardware.processor_has_bfloat16() in ("avx512_bf16", "amx_bf16")
+        classes = kernels.fastest(model, in_bfloat16=has_bfloat16 and precision == "mixed_bfloat16")
 
     def faster(layer):
         config = layer.get_config()
-        # bfloat16's eight bits are enough inside the network, but not for pictures, probabilities and reconstructions,
-        # nor for sums over all of a layer, nor for a dropout's rate: in bfloat16, Keras keeps .594 of .6.
+        # The eight bits of bfloat16 are enough inside the network. They are too few for pictures, probabilities and
+        # reconstructions, for sums over a whole layer, and for the rate of dropout: of .6, Keras would keep .594.
         in_float32 = layers.Rescaling, layers.ActivityRegularization, layers.Dropout
         exact = isinstance(layer, in_float32) or layer is model.layers[-1]
         config["dtype"] = "float32" if exact else precision
@@ -146,15 +154,16 @@ def fast_twin(model, precision):
 
 
 def augmented(twin, augmentation, target=None, adjustment=None, noise=0.0, masked=0.0):
-    """`twin` behind augmentation: uint8 pictures -> what `twin` returns, its logits with an `adjustment`.
+    """The training model around `twin`: uint8 pictures -> the outputs of `twin`, with an `adjustment` if one is given.
 
-    With `target` ('augmented' or 'original') -> (batch, 2, 32, 32, 3): the reconstruction and what was to be
-    reconstructed, in [0, 1]. With `noise` or `masked`, that is the picture before it was corrupted by them.
+    For an autoencoder, `target` is 'augmented' or 'original', and the model returns pairs (batch, 2, 32, 32, 3) in
+    [0, 1]: the reconstruction, and the picture that it should have been. `noise` and `masked` corrupt only the picture
+    that the autoencoder sees.
     """
     images, shrink = keras.Input(IMAGE_SHAPE, dtype="uint8", name="image"), Shrink(dtype="float32", name="shrink")
     seen = shrink(Augment(augmentation, name="augment")(images))
     corrupted = Corrupt(noise, masked, name="corrupt")(seen) if noise or masked else seen
-    outputs = twin.call(corrupted)  # not twin(corrupted), which takes pictures of one size alone
+    outputs = twin.call(corrupted)  # twin(corrupted) would refuse pictures of any other size
     if adjustment is not None:
         outputs = AdjustLogits(adjustment, name="adjust")(outputs)
     if target:
@@ -164,28 +173,28 @@ def augmented(twin, augmentation, target=None, adjustment=None, noise=0.0, maske
 
 
 def training_model(model, augmentation, precision, *more):
-    """What is trained in place of `model`, and within it the twin of `model`: (training model, its twin)."""
+    """(The training model of a network, and the twin within it); `more` are the further arguments of `augmented`."""
     twin = fast_twin(model, precision)
     return augmented(twin, augmentation, *more), twin
 
 
-# --- What is minimised ------------------------------------------------------------------------------------------------
+# --- The loss ---------------------------------------------------------------------------------------------------------
 
 
 def compile_model(training, optimizer, settings):
-    """Give a training model its optimizer, and the loss and the metric of a classifier or of an autoencoder."""
+    """Compile a training model with its optimizer, and with the loss and metric of a classifier or an autoencoder."""
     classifier = settings.loss == "categorical_crossentropy"
     training.compile(
         optimizer,
         loss=cross_entropy(settings.label_smoothing) if classifier else reconstruction_loss(settings.loss),
         metrics=["accuracy" if classifier else psnr],
-        # Keras would choose XLA on a GPU, and TensorFlow's operations of augmentation have no such kernels.
+        # On a GPU, Keras would choose XLA, which lacks some operations that augmentation uses in TensorFlow.
         jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
     )
 
 
 def cross_entropy(smoothing):
-    """The loss between labels, which are numbers, and probabilities; `smoothing` of a label is of all classes."""
+    """Cross-entropy of class numbers and probabilities; the share `smoothing` of a label is spread over all classes."""
     if not smoothing:
         return "sparse_categorical_crossentropy"
 
@@ -197,17 +206,17 @@ def cross_entropy(smoothing):
 
 
 def reconstruction_loss(name):
-    """The loss that Keras calls `name`, between the pictures of (batch, 2, ...) pairs in [0, 1]: -> (batch,)."""
+    """Keras's loss called `name` between the two pictures of each pair: (batch, 2, ...) in [0, 1] -> (batch,)."""
     error = keras.losses.get(name)
 
     def loss(labels, pair):
-        reconstruction, goal = ops.unstack(pair, axis=1)  # its gradient is one copy; a slice's, two passes of zeros
+        reconstruction, goal = ops.unstack(pair, axis=1)  # its gradient is one copy, that of slices fills in zeros
         return ops.mean(error(goal, reconstruction), axis=(1, 2))
 
     return loss
 
 
 def psnr(labels, pair):
-    """Peak signal-to-noise ratio per picture of a (batch, 2, ...) pair, in dB; peak 1."""
+    """Peak signal-to-noise ratio of each (batch, 2, ...) pair of pictures in [0, 1]: (batch,), in dB, at most 100."""
     error = reconstruction_loss("mean_squared_error")(labels, pair)
     return -10 * ops.log10(ops.maximum(error, 1e-10))

@@ -13,6 +13,7 @@ from conftest import ROOT
 
 import common
 import data
+import optimizers
 import recipes
 import train_ae_classifier
 import train_autoencoder
@@ -288,22 +289,40 @@ def test_without_its_config_an_optimizer_is_keras_s_own(of_file):
     assert isinstance(new_optimizer(settings), keras.optimizers.Lion)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        *({"class_name": name} for name in ("Foo", "", "Optimizer", "LossScaleOptimizer")),
-        *(
-            {"class_name": "SGD", "config": config}
-            for config in ({"momentumm": 0.9}, {"momentum": 5}, {"clipnorm": "a"})
-        ),
-        {"class_name": "Adam", "config": {"beta_1": [""]}},
-    ],
-)
-def test_an_optimizer_that_keras_cannot_make_is_refused_before_an_autoencoder_is_trained(config, optimizer):
-    path = config({"optimizer": optimizer})
-    with pytest.raises(InputError, match=f"CONFIG .*{optimizer['class_name']}"):
-        said(train_ae_classifier, f"--check --config {path}")
-    assert not list(Path(".").rglob("*.keras"))
+REFUSED_OPTIMIZERS = [
+    {"class_name": "Foo"},
+    {"class_name": ""},
+    {"class_name": "Optimizer"},
+    {"class_name": "LossScaleOptimizer"},
+    {"class_name": "SGD", "config": {"momentumm": 0.9}},
+    {"class_name": "SGD", "config": {"momentum": 5}},
+    {"class_name": "SGD", "config": {"momentum": "a"}},
+]
+
+
+@pytest.mark.parametrize("optimizer", REFUSED_OPTIMIZERS)
+def test_an_optimizer_that_keras_cannot_make_is_refused_before_the_autoencoder_is_trained(config, optimizer):
+    with pytest.raises(InputError, match="optimizer"):
+        said(train_ae_classifier, f"--check --config {config({'optimizer': optimizer})}")
+
+
+@pytest.mark.parametrize("own", [{"bias_rate_factor": 2.0}, {"muon_rate_factor": 0.5}])
+def test_a_fault_of_our_own_optimizers_is_no_fault_of_config_s(of_file, monkeypatch, own):
+    def faulty(kind, *_):
+        raise ValueError("ours")
+
+    for name in ("with_bias_rate", "with_muon"):
+        monkeypatch.setattr(optimizers, name, faulty)
+    optimizer = {"class_name": "SGD", "config": {"momentum": 0.9}}
+    with pytest.raises(ValueError, match="ours"):
+        new_optimizer(of_file("cnn", {"optimizer": optimizer, **own}))
+
+
+def test_an_optimizer_that_keras_cannot_make_leaves_nothing_behind(config, npz):
+    path = config({"optimizer": {"class_name": "SGD", "config": {"momentumm": 0.9}}})
+    with pytest.raises(InputError, match="CONFIG holds an optimizer 'SGD' that Keras cannot make"):
+        said(train_cnn, f"--data {npz} --config {path}")
+    assert not list(Path("checkpoints").glob("[!.]*"))
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])

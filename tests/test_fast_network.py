@@ -10,6 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 
 import common
 import optimizers
+import recipes
 import training_model
 from recipes import RECIPES, Augmentation
 
@@ -20,10 +21,8 @@ RECIPE = RECIPES["cnn_fast"]
 def images():
     """Pictures with neighbours alike, as photographs have them."""
     random = np.random.default_rng(0)
-    small = random.uniform(0, 255, (40, 8, 8, 3))
-    return np.clip(small.repeat(4, axis=1).repeat(4, axis=2) + random.normal(0, 12, (40, 32, 32, 3)), 0, 255).astype(
-        np.uint8
-    )
+    large = random.uniform(0, 255, (40, 8, 8, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return np.clip(large + random.normal(0, 12, large.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +42,12 @@ def patches(scaled):
     return np.stack(corners, axis=3).reshape(-1, 4 * scaled.shape[-1])
 
 
-def test_whitening_makes_filters_of_unit_power_that_do_not_go_together(images, network):
-    whitened = up_to(network, "whiten").predict(images, verbose=0)
-    assert whitened.shape == (40, 31, 31, 24)
-    first, second = np.split(whitened.reshape(-1, 24).astype(np.float64), 2, axis=1)
-    np.testing.assert_allclose(first, -second, atol=1e-5)
-    moments = first.T @ first / len(first)
-    np.testing.assert_allclose(moments, np.eye(12), atol=0.02)  # of the smallest eigenvalue 5e-4 are not divided out
-
-
-def test_whitening_is_the_principal_components_of_scikit_learn(images):
-    scaled = images.astype(np.float32) / 64 - 2
-    kernel = common.whitening(scaled).reshape(12, 24)[:, :12][:, ::-1]  # the largest first
-    rows = patches(scaled).astype(np.float64)
-    found = TruncatedSVD(12, n_iter=20, random_state=0).fit(rows)
+def test_whitening_is_the_principal_components_of_scikit_learn(images, network):
+    scaled = (images.astype(np.float64) - 120.7) / 64
+    kernel, negatives = np.split(network.get_layer("whiten").get_weights()[0].reshape(12, 24)[:, ::-1], 2, axis=1)[::-1]
+    np.testing.assert_array_equal(kernel, -negatives)
+    rows = patches(scaled)
+    found = TruncatedSVD(12, n_iter=20, random_state=0).fit(rows)  # the largest first
     power = found.singular_values_**2 / len(rows)
     expected = found.components_.T / np.sqrt(power + 5e-4)
     signs = np.sign((kernel * expected).sum(axis=0))
@@ -73,31 +64,19 @@ def test_convolutions_pass_on_their_channels_at_first(images, network):
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-def test_whitening_is_not_trained_and_all_else_is(network):
-    assert [layer.name for layer in network.layers if layer.weights and not layer.trainable] == ["whiten"]
-    assert common.count_trainable(network) == network.count_params() - 2 * 2 * 3 * 24 - 2 * 2 * (64 + 256 + 256)
-
-
 # --- What it learns from ----------------------------------------------------------------------------------------------
-
-
-def softmax(logits):
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
 
 
 SHARES = np.array([0.5, 0.3, 0.2])
 
 
 def loss_of(logits, labels, smoothing, shares, fit):
-    """The loss of a training model whose core gives these logits, by one step of rate 0 or by an evaluation."""
+    """The loss of a training model whose twin gives these logits, by one step of rate 0 or by an evaluation."""
     image = keras.Input(common.IMAGE_SHAPE)
-    dense = keras.layers.Dense(
-        3, use_bias=False, kernel_initializer="zeros", activation="softmax", name="probabilities"
-    )
-    core = keras.Model(image, dense(keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))))
+    dense = keras.layers.Dense(3, use_bias=False, activation="softmax", name="probabilities")
+    twin = keras.Model(image, dense(keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))))
     dense.set_weights([np.eye(3, dtype=np.float32)])
-    whole = training_model.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
+    whole = training_model.augmented(twin, Augmentation(), adjustment=None if shares is None else np.log(shares))
     settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=smoothing)
     training_model.compile_model(whole, keras.optimizers.SGD(0.0), settings)
     pictures = np.zeros((len(logits), *common.IMAGE_SHAPE), np.uint8)
@@ -105,11 +84,12 @@ def loss_of(logits, labels, smoothing, shares, fit):
     return (whole.train_on_batch if fit else whole.test_on_batch)(pictures, labels)[0]
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("shares", [None, SHARES])
-@pytest.mark.parametrize("far", [5, 100])  # a probability of e^-100 is no float32
-def test_loss_is_that_of_numpy(smoothing, shares, far):
-    random = np.random.default_rng(1)
+@pytest.mark.parametrize(
+    ("smoothing", "shares", "far"),
+    [(0.0, None, 5), (0.2, None, 100), (0.0, SHARES, 5), (0.2, SHARES, 5), (0.2, SHARES, 100)],
+)
+def test_loss_with_smoothed_labels_and_adjusted_logits_is_that_of_numpy(smoothing, shares, far):
+    random = np.random.default_rng(1)  # with `far`, some probabilities are e^-100, which is no float32
     logits, labels = random.integers(0, far, (30, 3)).astype(float), random.integers(0, 3, 30)
     target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
 
@@ -123,24 +103,6 @@ def test_loss_is_that_of_numpy(smoothing, shares, far):
     assert trained == pytest.approx(cross_entropy(logits + (0 if shares is None else np.log(shares))), rel=limit)
     if far == 5:
         assert loss_of(logits, labels, smoothing, shares, fit=False) == pytest.approx(cross_entropy(logits), rel=2e-5)
-
-
-def test_adjusted_logits_learn_equally_frequent_classes():
-    """A network that sees nothing learns the classes' shares without adjustment, and with it that all are alike."""
-    labels = np.repeat([0, 1, 2], [50, 30, 20])
-    image = keras.Input(common.IMAGE_SHAPE)
-    found = []
-    for shares in (None, SHARES):
-        flat = keras.layers.Flatten()(keras.layers.Cropping2D(((0, 31), (0, 31)))(image))
-        core = keras.Model(image, keras.layers.Dense(3, activation="softmax")(flat))
-        whole = training_model.augmented(core, Augmentation(), adjustment=None if shares is None else np.log(shares))
-        settings = types.SimpleNamespace(loss="categorical_crossentropy", label_smoothing=0.0)
-        training_model.compile_model(whole, keras.optimizers.SGD(2.0), settings)
-        for _ in range(60):
-            whole.train_on_batch(np.zeros((100, *common.IMAGE_SHAPE), np.uint8), labels)
-        found.append(whole.predict(np.zeros((1, *common.IMAGE_SHAPE), np.uint8), verbose=0)[0])
-    np.testing.assert_allclose(found[0], SHARES, atol=0.01)
-    np.testing.assert_allclose(found[1], 1 / 3, atol=0.01)
 
 
 def newton_schulz(matrix):
@@ -239,40 +201,23 @@ def test_an_image_is_mirrored_every_other_time_it_comes(images):
         assert all(one != other for one, other in itertools.pairwise(several))
 
 
-def test_alternating_flips_are_the_batches_alone():
-    pictures = np.arange(4 * 32 * 32 * 3, dtype=np.float32).reshape(4, 32, 32, 3)
-    generator = keras.random.SeedGenerator(3)
-    assert np.array_equal(common.augment(pictures, generator, Augmentation(flip="alternating")), pictures)
+# --- Encoders and few labels ------------------------------------------------------------------------------------------
 
 
-# --- The autoencoder below it, and few labels ---
-
-
-def test_the_autoencoder_has_the_network_s_first_layers(images):
+def test_the_autoencoder_has_the_encoder_of_the_network(images):
     recipe, classifier = RECIPES["autoencoder_fast"], RECIPES["autoencoder_cls_fast"]
     autoencoder = common.finished_model(recipe.build, recipe.settings, 10, "autoencoder")
     recipe.start(autoencoder, images)
-    out = autoencoder.predict(images, verbose=0)
-    assert out.shape == images.shape and 0 <= out.min() < out.max() <= 1
-    assert up_to(autoencoder, common.FAST_ENCODER_END).output.shape == (None, 7, 7, 256)
     model = common.finished_model(classifier.build, classifier.settings, 10, "classifier")
-    taken = common.take_weights(model, autoencoder, classifier.encoder_end)
-    assert taken == [
-        "whiten",
-        *(f"block{block}_{kind}{layer}" for block in (1, 2) for layer in (1, 2) for kind in ("conv", "norm")),
-    ]
-    last = "block2_silu2"
-    np.testing.assert_allclose(
-        up_to(model, last).predict(images, verbose=0), up_to(autoencoder, last).predict(images, verbose=0), atol=1e-5
-    )
+    common.take_weights(model, autoencoder, classifier.encoder_end)
+    codes = (up_to(one, "block2_silu2").predict(images, verbose=0) for one in (model, autoencoder))
+    np.testing.assert_allclose(*codes, atol=1e-5)
 
 
-def test_its_classifiers_are_trained_as_the_network_alone():
+def test_classifiers_on_its_encoder_are_trained_as_the_network_alone():
     """So ENCODER=scratch is the network alone."""
     alone, above = (RECIPES[name].settings.model_dump() for name in ("cnn_fast", "autoencoder_cls_fast"))
     assert {key: above[key] for key in alone} == alone
-    own = {"encoder", "encoder_sha256", "encoder_blocks", "encoder_rate_factor", "frozen_share"}
-    assert above.keys() - alone.keys() == own
     assert RECIPES["autoencoder_cls_fast"].build is RECIPES["cnn_fast"].build
     assert RECIPES["autoencoder_cls_fast"].start is RECIPES["cnn_fast"].start
 
@@ -283,14 +228,7 @@ def test_labels_are_a_share_of_each_class_and_of_each_larger_share():
     for share, rows in seen.items():
         assert np.array_equal(rows, np.unique(rows))
         counts = np.bincount(labels[rows], minlength=6)
-        assert counts.tolist() == [
-            round(64 * share),
-            round(32 * share),
-            round(320 * share),
-            0,
-            0,
-            max(1, round(3 * share)),
-        ]
+        assert counts.tolist() == [*(round(n * share) for n in (64, 32, 320)), 0, 0, max(1, round(3 * share))]
     for smaller, larger in itertools.pairwise(seen.values()):
         assert np.isin(smaller, larger).all()
     assert np.array_equal(seen[1.0], np.arange(len(labels)))
@@ -299,26 +237,19 @@ def test_labels_are_a_share_of_each_class_and_of_each_larger_share():
         assert not np.array_equal(seen[0.5], common.labelled_rows(labels, 0.5, **other))
 
 
-def test_few_labels_leave_validation_and_the_autoencoder_s_pictures_as_they_are(npz, resolved):
-    whole, few = (common.prepare_fold(npz, resolved(*more).settings) for more in ((), ("LABELLED=0.25",)))
-    assert np.array_equal(whole.x_val, few.x_val)
-    assert [few.record[key] == whole.record[key] for key in ("kept_sha256", "val_sha256", "train_sha256")] == [
-        True,
-        True,
-        False,
-    ]
-    assert len(few.y_train) == sum(few.record["train_counts"]) == len(few.x_train)
-    for count, part in zip(whole.record["train_counts"], few.record["train_counts"], strict=True):
-        assert part == max(1, round(count / 4))
+def test_few_labels_leave_validation_and_the_autoencoder_s_pictures_as_they_are(npz):
+    settings = RECIPES["cnn"].settings
+    whole, few = (
+        common.prepare_fold(npz, settings.model_copy(update={"labelled": share}), fold=2) for share in (1.0, 0.25)
+    )
+    same = [few.record[key] == whole.record[key] for key in ("kept_sha256", "val_sha256", "train_sha256")]
+    assert same == [True, True, False] and np.array_equal(whole.x_val, few.x_val)
+    assert np.bincount(few.y_train).tolist() == few.record["train_counts"] and len(few.x_train) == len(few.y_train)
+    assert few.record["train_counts"] == [round(count / 4) for count in whole.record["train_counts"]]
 
 
-@pytest.mark.parametrize("share, length", [(0.25, "BATCH=500 EPOCHS=36"), (1 / 32, "BATCH=177 EPOCHS=102")])
-def test_few_labels_come_with_a_length_of_as_many_steps(resolved, capsys, share, length):
-    resolved(f"LABELLED={share}", row="cnn_fast")
-    assert capsys.readouterr().out == f"note: with fewer labels an epoch has fewer steps; {length} makes up for it\n"
-    settings = resolved(f"LABELLED={share}", *length.split(), row="cnn_fast").settings
-    steps = int(36_125 * share) // settings.batch_size * settings.epochs
-    assert steps == pytest.approx(36 * 18, rel=0.06)
-    for whole in ("BATCH=900", "EPOCHS=17", "LABELLED=1"):
-        resolved(f"LABELLED={share}", whole, row="cnn_fast")
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize(("share", "length"), [(0.25, (500, 36)), (1 / 32, (177, 102))])
+def test_few_labels_come_with_a_length_of_about_as_many_steps(share, length):
+    assert recipes.share_of_length(share, 1000, 18) == length
+    batch_size, epochs = length
+    assert int(36_125 * share) // batch_size * epochs == pytest.approx(36 * 18, rel=0.06)

@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from conftest import tiny_autoencoder
 
 import common
 import optimizers
@@ -21,8 +22,13 @@ from util.cli import InputError
 numpy = keras.ops.convert_to_numpy
 
 
-def record_of(name):
-    return json.loads(Run(*name).path(".json").read_text())
+@pytest.fixture(scope="module", autouse=True)
+def narrow():
+    """The blocks of the fast network with a sixteenth of their width."""
+    whole = common.fast_block
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "fast_block", lambda x, filters, block: whole(x, filters // 16, block))
+        yield
 
 
 # --- Quarter turns --------------------------------------------------------------------------------------------------
@@ -59,10 +65,9 @@ def test_turned_batches_follow_from_seed_fold_and_step_and_mirror_before_they_tu
 def test_corruption_hides_whole_squares_adds_noise_and_leaves_alone_what_is_not_trained_on():
     images = np.random.default_rng(2).uniform(50, 200, (64, 32, 32, 3)).astype(np.float32)
     masked = numpy(training_model.Corrupt(0.0, 0.6)(images, training=True))
-    means = images.mean(axis=(1, 2), keepdims=True)
-    hidden = np.isclose(masked, means, atol=1e-3).all(axis=-1)
-    squares = hidden.reshape(64, 8, 4, 8, 4).transpose(0, 1, 3, 2, 4).reshape(64, 64, 16)
-    assert (squares.all(axis=-1) == squares.any(axis=-1)).all()  # a square of 4x4 pixels is hidden whole or not at all
+    hidden = np.isclose(masked, images.mean(axis=(1, 2), keepdims=True), atol=1e-3).all(axis=-1)
+    squares = hidden.reshape(64, 8, 4, 8, 4)
+    assert np.array_equal(squares.all(axis=(2, 4)), squares.any(axis=(2, 4)))  # of 4x4 pixels: hidden whole or not
     assert abs(hidden.mean() - 0.6) < 0.03
     assert np.array_equal(masked[~hidden], images[~hidden])
     noisy = numpy(training_model.Corrupt(0.1, 0.0)(images, training=True))
@@ -71,25 +76,16 @@ def test_corruption_hides_whole_squares_adds_noise_and_leaves_alone_what_is_not_
 
 
 def test_the_target_is_the_picture_without_its_corruption():
-    recipe = RECIPES["autoencoder_fast"]
-    model = common.finished_model(recipe.build, recipe.settings, None, "any")
+    settings = RECIPES["autoencoder"].settings
+    model = common.finished_model(tiny_autoencoder, settings, None, "any")
     images = np.random.default_rng(3).integers(256, size=(4, 32, 32, 3), dtype=np.uint8)
-    still = common.Augmentation()
-    whole, _ = training_model.training_model(model, still, "float32", "augmented", None, 0.2, 0.5)
-    plain, _ = training_model.training_model(model, still, "float32", "augmented", None)
+    whole, plain = (
+        training_model.training_model(model, common.Augmentation(), "float32", "augmented", None, *corruption)[0]
+        for corruption in ((0.2, 0.5), ())
+    )
     found, without = (numpy(one(images, training=True)) for one in (whole, plain))
     np.testing.assert_allclose(found[:, 1], images / 255, rtol=1e-6)
     assert np.abs(found[:, 0] - without[:, 0]).mean() > 0.001  # the network saw another picture
-
-
-def test_a_narrow_code_has_so_many_channels():
-    for width in (3, 0):
-        network = type(RECIPES["autoencoder_fast"].settings.network)(code_width=width)
-        settings = RECIPES["autoencoder_fast"].settings.model_copy(update={"network": network})
-        model = common.finished_model(common.build_fast_autoencoder, settings, None, "any")
-        assert model.output_shape == (None, 32, 32, 3)
-        decoder = model.get_layer("block3_conv")
-        assert decoder.input.shape[1:] == (7, 7, width or 256)
 
 
 # --- Slower steps of what was pretrained ------------------------------------------------------------------------------
@@ -126,55 +122,60 @@ def test_pretrained_layers_make_a_share_of_each_step_and_none_at_first(row):
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "small.npz"
     random = np.random.default_rng(5)
-    arrays = {
-        f"x_{part}": random.integers(256, size=(n, 32, 32, 3), dtype=np.uint8)
-        for part, n in (("train", 60), ("test", 20))
-    }
-    labels = {f"y_{part}": np.arange(n) % 2 for part, n in (("train", 60), ("test", 20))}
-    np.savez(path, **arrays, **labels, class_names=["left", "right"])
+    arrays = {"class_names": ["left", "right"]}
+    for part, count in (("train", 60), ("test", 20)):
+        arrays[f"x_{part}"] = random.integers(256, size=(count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 2
+    np.savez(path, **arrays)
     return str(path)
 
 
-def test_an_encoder_is_taken_from_any_run_that_has_not_seen_the_validation_labels(workdir, data):
+def weights_of(run, layer, trained=False):
+    layer = run.load_model().get_layer(layer)
+    return layer.get_weights()[: len(layer.trainable_weights) if trained else None]
+
+
+def test_an_encoder_is_taken_from_any_run_that_has_not_seen_the_validation_labels(workdir, data, monkeypatch):
     short = ["--arch", "fast", "--data", data, "--batch-size", "20", "--epochs", "1"]
-    train_cnn.main([*short, "--fold", "1"])
-    train_cnn.main([*short, "--fold", "1", "--task", "turns", "--name", "turns"])
-    turned = record_of(("small_cnn_fast_turns", 1))
+    first, second = [*short, "--fold", "1"], [*short, "--fold", "2"]
+
+    def classifier(words, name, source, **config):
+        (workdir / "config.json").write_text(json.dumps(config))
+        found = ["--encoder", words, "--from", source, "--name", name, "--config", "config.json"]
+        train_ae_classifier.main([*(second if name.startswith("second") else first), *found])
+
+    train_cnn.main(first)
+    train_cnn.main([*first, "--task", "turns", "--name", "turns"])
+    supervised = Run("small_cnn_fast", 1)
+    turned = Run("small_cnn_fast_turns", 1).read_record()
     assert turned["data"]["class_names"] == list(common.TURNS) and turned["settings"]["task"] == "turns"
-    (workdir / "config.json").write_text('{"encoder_blocks": 1}')
-    above = [*short, "--fold", "1", "--config", "config.json"]
-    train_ae_classifier.main([*above, "--encoder", "frozen", "--from", "small_cnn_fast", "--name", "supervised"])
-    train_ae_classifier.main([*above, "--encoder", "tuned", "--from", "small_cnn_fast_turns", "--name", "turns"])
-    frozen = record_of(("small_autoencoder_cls_fast_supervised", 1))
-    source = record_of(("small_cnn_fast", 1))
-    assert frozen["settings"]["encoder_sha256"] == source["checkpoint_sha256"]
-    assert (
-        frozen["taken"]
-        == frozen["frozen"]
-        == ["whiten", *(f"block1_{name}" for name in ("conv1", "norm1", "conv2", "norm2"))]
-    )
-    models = Run("small_autoencoder_cls_fast_supervised", 1).load_model(), Run("small_cnn_fast", 1).load_model()
-    for name in frozen["taken"]:
-        assert all(map(np.array_equal, *(model.get_layer(name).get_weights() for model in models)))
-    # Of a run whose encoder is frozen at first, all of it here.
-    (workdir / "config.json").write_text('{"frozen_share": 0.99}')
-    train_ae_classifier.main([*above, "--encoder", "tuned", "--from", "small_cnn_fast", "--name", "held"])
-    held = Run("small_autoencoder_cls_fast_tuned_held", 1).load_model()
-    for name in record_of(("small_autoencoder_cls_fast_tuned_held", 1))["taken"]:
-        count = len(held.get_layer(name).trainable_weights)
-        weights = (model.get_layer(name).get_weights()[:count] for model in (held, models[1]))
-        assert all(map(np.array_equal, *weights))
-    assert not np.array_equal(*(model.get_layer("logits").get_weights()[0] for model in (held, models[1])))
-    # Labels of another fold's training pictures are of this fold's validation pictures; turns are nobody's labels.
-    second = [*short, "--fold", "2", "--encoder", "frozen"]
+
+    classifier("frozen", "one-block", "small_cnn_fast", encoder_blocks=1)
+    run = Run("small_autoencoder_cls_fast_one-block", 1)
+    record = run.read_record()
+    assert record["settings"]["encoder_sha256"] == supervised.read_record()["checkpoint_sha256"]
+    names = ["whiten", *(f"block1_{kind}{layer}" for layer in (1, 2) for kind in ("conv", "norm"))]
+    assert record["taken"] == record["frozen"] == names
+    for name in names:
+        assert all(map(np.array_equal, weights_of(run, name), weights_of(supervised, name)))
+
+    classifier("tuned", "held", "small_cnn_fast", frozen_share=0.99)  # frozen in the whole of so short a run
+    held = Run("small_autoencoder_cls_fast_tuned_held", 1)
+    for name in held.read_record()["taken"]:
+        assert all(map(np.array_equal, weights_of(held, name, True), weights_of(supervised, name, True)))
+    assert not np.array_equal(weights_of(held, "logits")[0], weights_of(supervised, "logits")[0])
+
+    # Fold 1 learnt the labels of fold 2's validation pictures; quarter turns are nobody's labels.
     with pytest.raises(InputError, match="labels"):
-        train_ae_classifier.main([*second, "--from", "small_cnn_fast_fold1", "--name", "b"])
-    train_ae_classifier.main([*second, "--from", "small_cnn_fast_turns_fold1", "--name", "c"])
-    with pytest.raises(InputError, match="FROM=nothing"):
-        train_ae_classifier.main([*second, "--from", "nothing", "--name", "d"])
-    with pytest.raises(InputError, match="encoder_blocks = 7"):
-        (workdir / "config.json").write_text('{"encoder_blocks": 7}')
-        train_ae_classifier.main([*above, "--from", "small_cnn_fast", "--name", "e"])
+        classifier("frozen", "second-a", "small_cnn_fast_fold1")
+    with pytest.raises(InputError, match="nothing"):
+        classifier("frozen", "b", "nothing")
+    with pytest.raises(InputError, match="encoder_blocks"):
+        classifier("frozen", "c", "small_cnn_fast", encoder_blocks=7)
+    monkeypatch.setattr(training, "train", lambda recipe, run, *_, **more: trained.append(run.stem))
+    trained = []
+    classifier("frozen", "second-b", "small_cnn_fast_turns_fold1")
+    assert trained == ["small_autoencoder_cls_fast_second-b_fold2"]
 
 
 def test_what_learns_no_classes_takes_a_name_of_its_own(workdir, data):
@@ -195,11 +196,10 @@ def test_validated_epochs_are_every_so_many_and_the_last(every, epochs, expected
 
 def test_the_best_epoch_is_one_that_was_validated(workdir, data):
     (workdir / "config.json").write_text('{"validate_every": 2}')
-    train_autoencoder.main(
-        ["--arch", "fast", "--data", data, "--batch-size", "20", "--epochs", "5", "--config", "config.json"]
-    )
-    record = record_of(("small_autoencoder_fast", None))
-    assert [value is None for value in record["history"]["val_loss"]] == [True, False, True, False, False]
+    short = ["--arch", "fast", "--data", data, "--batch-size", "20", "--epochs", "5"]
+    train_autoencoder.main([*short, "--config", "config.json"])
+    record = Run("small_autoencoder_fast").read_record()
+    losses = record["history"]["val_loss"]
+    assert [value is None for value in losses] == [True, False, True, False, False]
     assert None not in record["history"]["loss"]
-    watched = {epoch: value for epoch, value in enumerate(record["history"]["val_loss"], 1) if value is not None}
-    assert record["best_epoch"] == min(watched, key=watched.get)
+    assert losses[record["best_epoch"] - 1] == min(value for value in losses if value is not None)
