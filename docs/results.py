@@ -73,7 +73,7 @@ def p_value(test):
 
 
 def code(word):
-    return f"`{word}`"
+    return f"`{word}`" if word else ""
 
 
 # --- The study, and the fast network on an encoder ------------------------------------------------------------------
