@@ -1,6 +1,6 @@
 """Writes the generated tables of README.md and docs/*.md anew, each between <!-- name --> and <!-- /name -->.
 
-A further table is a function that returns Markdown, and its row of TABLES. `make docs` calls this.
+The tables of published figures are in results.py. A further table is a function that returns Markdown, and its row of TABLES. `make docs` calls this.
 """
 
 import json
@@ -13,6 +13,7 @@ import export
 import predict
 import train_ae_classifier
 from common import Augmentation
+from docs import results
 from recipes import AutoencoderSettings, ClassifierSettings, ModelChoice, Settings, Training
 from util.options import Part, as_typed, knob_of
 
@@ -66,7 +67,7 @@ def table(titles, rows):
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
 
 
-TABLES = {"knobs": knobs, "settings": settings}
+TABLES = {"knobs": knobs, "settings": settings, **results.TABLES}
 
 
 def updated(text):

@@ -8,7 +8,7 @@ from conftest import ROOT, copy_project, files_of_autoencoder, files_of_classifi
 
 import recipes
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = (ROOT / "docs/code.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -134,10 +134,10 @@ def insert(path, place, text):
 
 
 @pytest.mark.long
-def test_a_network_of_ones_own_is_what_the_readme_says(project):
-    builder, row = re.findall(r"```python\n(.*?)```\n", README, re.DOTALL)
+def test_a_network_of_ones_own_is_what_the_document_says(project):
+    builder, row, *_ = re.findall(r"```python\n(.*?)```\n", CODE, re.DOTALL)
     assert builder.startswith("def build_small(x, classes):\n") and row.startswith('    "cnn_small": row(')
-    insert(project / "common.py", "def build_elu(", f"{builder}\n\ndef build_elu(")
+    insert(project / "common.py", "def build_cnn(", f"{builder}\n\ndef build_cnn(")
     insert(project / "recipes.py", "RECIPES = {\n", f"RECIPES = {{\n{row}")
     typed(project, "cnn", "ARCH=small", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", timeout=200)
     record = json.loads((project / "checkpoints/digits_cnn_small_fold2.json").read_text())

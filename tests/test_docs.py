@@ -1,0 +1,139 @@
+"""README and docs/: links, files, commands and Python in them are real; generated tables are those of the reports."""
+
+import ast
+import functools
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import textwrap
+
+import pytest
+from conftest import ROOT
+
+import bench
+import common
+import recipes
+from docs import results
+
+TEXTS = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+EACH = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+
+
+def blocks(text, language=r"\w*"):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def outside_blocks(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def links(text):
+    return re.findall(r"\]\(([^)\s]+)\)", outside_blocks(text))
+
+
+def anchors(text):
+    """Its headings, as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.*)$", outside_blocks(text), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@functools.cache
+def tracked():
+    """Files that a reader of the repository gets, and their folders; None without git."""
+    listed = (
+        subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True) if shutil.which("git") else None
+    )
+    if not listed or listed.returncode:
+        return None
+    files = [ROOT / line for line in listed.stdout.splitlines()]
+    return {*files, *(folder for file in files for folder in file.parents)}
+
+
+@EACH
+def test_every_link_leads_somewhere(path):
+    inside = [link for link in links(TEXTS[path]) if not link.startswith("https://")]
+    for link in inside:
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists() and target in (tracked() or {target}), link
+        assert not anchor or anchors(TEXTS[target]).count(anchor) == 1, link
+
+
+def test_every_document_is_linked_from_the_readme():
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in links(TEXTS[ROOT / "README.md"])}
+    assert TEXTS.keys() - {ROOT / "README.md"} <= linked
+
+
+@EACH
+def test_files_that_are_named_exist(path):
+    for name in re.findall(
+        r"`((?:(?:docs|imgs|tests|util)/)?[\w/]+\.(?:py|sh|json|txt|md))`", outside_blocks(TEXTS[path])
+    ):
+        if "/" in name or name.endswith(".py"):
+            assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+
+
+def commands(text):
+    """The words of every command of make in blocks and in `code`."""
+    lines = [line for block in blocks(text) for line in block.splitlines()]
+    lines += [" ".join(line.split()) for line in re.findall(r"`(make [^`]+)`", outside_blocks(text))]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("make ")]
+
+
+@EACH
+def test_every_command_names_targets_and_knobs_that_exist(path):
+    targets = set(re.findall(r"^([\w./-]+(?: [\w./-]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = {target for line in targets for target in line.split()}
+    knobs = set(re.findall(r"^\| `([A-Z_]+)` \|", TEXTS[ROOT / "docs/using.md"], re.MULTILINE))
+    archs = {arch for archs in recipes.ARCHS.values() for arch in archs} | {"small"}  # the one of docs/code.md
+    for command in commands(TEXTS[path]):
+        given = dict(word.split("=", 1) for word in command[1:] if re.match("[A-Z_]+=", word))
+        named = {word for word in command[1:] if not re.match("-|[A-Z_]+=", word)}
+        assert named <= targets and given.keys() <= knobs, command
+        assert given.get("ARCH", "fast") in archs, command
+
+
+@EACH
+def test_python_and_json_can_be_read(path):
+    for block in blocks(TEXTS[path], "python"):
+        row = re.match(r'\s+"\w+": ', block)  # of a dictionary
+        ast.parse(f"{{{block}}}" if row else textwrap.dedent(block))
+    for block in blocks(TEXTS[path], "json"):
+        json.loads(block)
+
+
+# --- Tables of figures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", results.TABLES)
+def test_a_table_is_that_of_the_reports(name):
+    (shown,) = (
+        found
+        for text in TEXTS.values()
+        for found in re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.DOTALL)
+    )
+    assert shown == f"{results.TABLES[name]()}\n", "run `make docs`"
+
+
+@pytest.mark.parametrize("side", [32, recipes.LOW_RESOLUTION_SIDE])
+def test_operations_in_the_table_of_trials_are_those_that_make_bench_counts(side, monkeypatch):
+    monkeypatch.setattr(common, "IMAGE_SHAPE", (side, side, 3))
+    model = common.finished_model(common.build_fast, recipes.RECIPES["cnn_fast"].settings, 10, "fast")
+    assert bench.operations(model, 7) == results.fast_operations(7, side)
+
+
+def test_trainings_of_both_precisions_differ_in_nothing_else():
+    for seed in range(3):
+        pair = [results.record_of(f"precision/cnn_{kind}-seed{seed}") for kind in ("float32", "bfloat16")]
+        assert [record["settings"].pop("precision") for record in pair] == ["float32", "mixed_bfloat16"]
+        assert pair[0]["settings"] == pair[1]["settings"] and pair[0]["commit"] == pair[1]["commit"]
+
+
+def test_trainings_with_few_labels_have_the_length_that_was_chosen():
+    for point in results.published("curve")["points"]:
+        if point["labelled"] < 1:
+            settings = results.record_of(f"curve/{point['run']}")["settings"]
+            chosen = recipes.share_of_length(point["labelled"], 1000, 18)
+            assert (settings["batch_size"], settings["epochs"]) == chosen
