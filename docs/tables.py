@@ -1,6 +1,7 @@
 """Writes the generated tables of README.md and docs/*.md anew, each between <!-- name --> and <!-- /name -->.
 
-The tables of published figures are in results.py. A further table is a function that returns Markdown, and its row of TABLES. `make docs` calls this.
+The tables of published figures are in results.py. A further table is a function that returns Markdown, and its row of
+TABLES. `make docs` calls this.
 """
 
 import json
