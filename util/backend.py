@@ -1,7 +1,11 @@
 """Keras and other large packages, imported when they are first used, in surroundings that decide no result."""
 
+import contextlib
 import importlib
 import os
+import sys
+import tempfile
+import threading
 from pathlib import Path
 
 # These would change what is computed: without them, everybody has the defaults that the published figures have.
@@ -31,7 +35,33 @@ class Later:
         self._name = name
 
     def __getattr__(self, attribute):
+        if self._name.partition(".")[0] not in sys.modules:
+            with without_notes():
+                importlib.import_module(self._name)
         return getattr(importlib.import_module(self._name), attribute)
+
+
+@contextlib.contextmanager
+def without_notes():
+    """Keep from stderr what TensorFlow notes while it starts, which no setting stops; show it where its import fails.
+
+    Only while there is one thread: what another one writes meanwhile would be lost.
+    """
+    if threading.active_count() > 1:
+        yield
+        return
+    with tempfile.TemporaryFile() as notes:
+        stderr = os.dup(2)
+        os.dup2(notes.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 keras, layers, ops = Later("keras"), Later("keras.layers"), Later("keras.ops")
