@@ -1,7 +1,6 @@
 """Writes the generated tables of README.md and docs/*.md anew, each between <!-- name --> and <!-- /name -->.
 
-The tables of published figures are in results.py. A further table is a function that returns Markdown, and its row of
-TABLES. `make docs` calls this.
+`make docs` calls this. Tables of knobs and settings are made here, those of published figures in results.py.
 """
 
 import json
@@ -15,6 +14,7 @@ import predict
 import train_ae_classifier
 from common import Augmentation
 from docs import results
+from docs.results import code, table
 from recipes import AutoencoderSettings, ClassifierSettings, ModelChoice, Settings, Training
 from util.options import Part, as_typed, knob_of
 
@@ -58,14 +58,6 @@ def default_of(field):
         default = default.model_dump(exclude_defaults=True)
         return code(json.dumps(default)) if default else ""
     return "" if field.is_required() or default in (None, "") or default is False else code(as_typed(default))
-
-
-def code(word):
-    return f"`{word}`" if word else ""
-
-
-def table(titles, rows):
-    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
 
 
 TABLES = {"knobs": knobs, "settings": settings, **results.TABLES}

@@ -450,7 +450,8 @@ def test_what_is_published_of_several_runs_is_of_their_reports(workdir, script, 
     for path in published.glob("[!d]*_report.json"):  # those of digits are a reader's own
         shutil.copy(path, recipes.IMAGES)
     commands = (ROOT / "docs/comparing.md").read_text(encoding="utf-8").splitlines()
-    script.main(shlex.split([line for line in commands if line.startswith(f"make {script.__name__}")][number])[2:])
+    typed = shlex.split([line for line in commands if line.startswith(f"make {script.__name__}")][number])[2:]
+    script.main([f"--{knob.lower()}={value}" for knob, _, value in (word.partition("=") for word in typed)])
     assert (recipes.IMAGES / f"{name}.txt").read_bytes() == (published / f"{name}.txt").read_bytes()
     found, expected = (
         # The last digits may be others with another processor or version of numpy.
