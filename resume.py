@@ -16,19 +16,18 @@ ops = keras.ops
 
 def random_states(training, twin):
     """The variables that random layers draw by: [(number of the layer, number within it, variable)]."""
+    corrupting = [layer for layer in training.layers if layer.name == "corrupt"]
     return [
         (number, within, variable)
-        for number, layer in enumerate(
-            [training.get_layer("augment"), *twin.layers, *(one for one in training.layers if one.name == "corrupt")]
-        )
+        for number, layer in enumerate([training.get_layer("augment"), *twin.layers, *corrupting])
         for within, variable in enumerate(v for v in layer.variables if all(v is not w for w in layer.weights))
     ]
 
 
-def seed_layers(training, twin, seed, fold, step):
+def seed_layers(training, twin, seed, fold, step=0):
     """Set what every random layer draws by, so that its draws follow from (seed, fold, step).
 
-    A step of a layer that draws once moves the second number by one; a resumed run takes the number from its state.
+    The second number counts what a layer has drawn: a layer that draws once a step is at `step` before that step.
     """
     for number, within, variable in random_states(training, twin):
         key = int(rng(seed, "layers", fold, number, *([within] if within else [])).integers(2**31))
@@ -36,55 +35,73 @@ def seed_layers(training, twin, seed, fold, step):
 
 
 class KeepState(keras.callbacks.Callback):
-    """Keeps the best weights, and commits after each epoch all that an exact continuation needs.
+    """Keeps the best weights and, after each epoch, writes all that an exact continuation needs.
 
-    The counters of early stopping and of the learning-rate schedule follow from the history, so a continued run replays
-    the history through those callbacks instead of saving what is inside them.
+    `conditions` are the settings, the classes, the precision and the machine; `unfinished` is what Run.unfinished read
+    of a training that goes on, if one does. Counters inside early stopping and the learning rate's schedule are not
+    written: they follow from the history, which a training that goes on replays through those callbacks.
     """
 
-    def __init__(self, path, twin, note, callbacks, average):
+    def __init__(self, path, conditions, unfinished=None, save_at_once=False):
         super().__init__()
-        self.path, self.twin, self.note, self.replayed, self.average = path, twin, note, callbacks, average
+        self.path, self.conditions, self.unfinished, self.save_at_once = path, conditions, unfinished, save_at_once
         self.history, self.best, self.finished = [], [], False
 
+    def begin(self, training, twin, watching, average):
+        """Take the training model as it is, or put into it what an unfinished training had come to.
+
+        `watching` are the callbacks that judge an epoch by its figures, `average` holds SwapEMAWeights, if it is used.
+        """
+        self.twin, self.watching, self.average = twin, watching, average
+        self.set_model(training)
+        if self.unfinished:
+            self.restore(*self.unfinished)
+        elif self.save_at_once:  # the same command without FORCE=1 then goes on with this training
+            self.save()
+
     def restore(self, note, groups):
-        """Take up what Run.unfinished read."""
         weights, self.best, optimizer, draws = groups
-        states = [variable for *_, variable in random_states(self.model, self.twin)]
+        self.history, self.finished = note["history"], note["finished"]
+        variables = [
+            *self.model.optimizer.variables,
+            *(variable for *_, variable in random_states(self.model, self.twin)),
+        ]
         try:
             self.twin.set_weights(weights)
-            for variable, value in zip(self.model.optimizer.variables, optimizer, strict=True):
+            for variable, value in zip(variables, [*optimizer, *draws], strict=True):
                 variable.assign(value)
-            for variable, value in zip(states, draws, strict=bool(draws)):  # an older version kept none
-                variable.assign(value)
-        except ValueError:
+        except ValueError:  # they differ in number or shape
             raise InputError(
                 f"{self.path} is of another version of this code: finish it with that, or FORCE=1 starts it again"
             ) from None
-        self.history, self.finished = note["history"], note["finished"]
-        if note["machine"] != self.note["machine"]:
+        if note["machine"] != self.conditions["machine"]:
             print(
-                f"begun with {note['machine']}, now {self.note['machine']}: "
-                "it goes on, but no longer bit for bit as it would have there"
+                f"this training began with {note['machine']} and goes on with {self.conditions['machine']}: "
+                "it will not end bit for bit as it would have there"
             )
+        if self.history:
+            print(f"going on after epoch {len(self.history)} of {self.path}")
 
     def on_train_begin(self, logs=None):
-        # From the first epoch's rate, which the schedule lowers again as it did; the state's is lowered already.
-        if self.note["settings"]["schedule"] not in SCHEDULES:  # those follow from the optimizer's count of steps
-            self.model.optimizer.learning_rate = self.note["settings"]["learning_rate"]
-        for callback in self.replayed:  # their own on_train_begin, which forgets, has run: this callback comes last
-            for epoch, past in enumerate(self.history):
-                callback.on_epoch_end(epoch, dict(past))
+        # The replay begins with the first epoch's rate and lowers it as it was lowered. A schedule over the run's steps
+        # follows from the optimizer's own count of steps.
+        settings = self.conditions["settings"]
+        if settings["schedule"] not in SCHEDULES:
+            self.model.optimizer.learning_rate = settings["learning_rate"]
+        for callback in self.watching:  # this callback comes after them, so they have forgotten earlier trainings
+            for epoch, figures in enumerate(self.history):
+                callback.on_epoch_end(epoch, dict(figures))
 
     def on_epoch_end(self, epoch, logs=None):
+        settings = self.conditions["settings"]
         self.history.append({key: float(value) for key, value in logs.items()})
-        if "val_loss" in logs and best_epoch(self.history, self.note["settings"]["monitor"]) == epoch:
+        if "val_loss" in logs and best_epoch(self.history, settings["monitor"]) == epoch:
             self.best = self.averaged_weights()
-        self.finished = bool(self.model.stop_training) or epoch + 1 == self.note["settings"]["epochs"]
-        self.commit()
+        self.finished = bool(self.model.stop_training) or epoch + 1 == settings["epochs"]
+        self.save()
 
     def averaged_weights(self):
-        """The weights that validation was of: the optimizer's average, where it keeps one."""
+        """The weights that were validated: the optimizer's average, where it keeps one."""
         for average in self.average:
             average.on_test_begin()
         weights = self.twin.get_weights()
@@ -92,18 +109,15 @@ class KeepState(keras.callbacks.Callback):
             average.on_test_end()
         return weights
 
-    def commit(self):
-        variables = {
-            "optimizer": self.model.optimizer.variables,
-            "draws": [variable for *_, variable in random_states(self.model, self.twin)],
+    def save(self):
+        draws = [variable for *_, variable in random_states(self.model, self.twin)]
+        groups = {
+            "weights": self.twin.get_weights(),
+            "best": self.best,
+            "optimizer": [ops.convert_to_numpy(variable) for variable in self.model.optimizer.variables],
+            "draws": [ops.convert_to_numpy(variable) for variable in draws],
         }
-        groups = {"weights": self.twin.get_weights(), "best": self.best}
-        groups |= {name: [ops.convert_to_numpy(one) for one in several] for name, several in variables.items()}
-        note = {
-            **self.note,
-            "history": self.history,
-            "finished": self.finished,
-            **{group: len(arrays) for group, arrays in groups.items()},
-        }
-        arrays = {f"{group}{i}": array for group, members in groups.items() for i, array in enumerate(members)}
+        sizes = {name: len(arrays) for name, arrays in groups.items()}
+        note = {**self.conditions, "history": self.history, "finished": self.finished, **sizes}
+        arrays = {f"{name}{i}": array for name, group in groups.items() for i, array in enumerate(group)}
         write_arrays(self.path, note=np.frombuffer(json.dumps(note).encode(), np.uint8), **arrays)

@@ -77,7 +77,7 @@ def main(argv=None):
             print(f"taken from {autoencoder.checkpoint}: {', '.join(notes['taken'])}")
         if options.encoder == "random":
             encoder = keras.Model(model.input, model.get_layer(frozen_until).output)
-            training.PreciseBatchNorm(encoder, fold.x_train).settle()
+            training.PreciseBatchNorm(encoder, fold.x_train).update_statistics()
         if options.encoder in ("frozen", "random"):
             notes |= {"frozen": freeze(model, frozen_until)}
             print(f"frozen: {', '.join(notes['frozen'])}")

@@ -29,19 +29,28 @@ from util.plots import duration
 layers, ops = keras.layers, keras.ops
 class_weight, jax = Later("sklearn.utils.class_weight"), Later("jax")
 
-# --- Before training --------------------------------------------------------------------------------------------------
+# The settings of a training that follow from its pictures.
+DATA_SETTINGS = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
+# All of the project's code that weights follow from. A test compares the list with what this file imports.
+CODE = (
+    *("common", "data", "kernels", "networks", "optimizers", "recipes", "resume", "runs", "training", "training_model"),
+    *("util/backend", "util/hardware"),
+)
+
+# --- The network ------------------------------------------------------------------------------------------------------
 
 
 def require_any_size(model):
-    """Raise InputError where a model does not take the pictures with which a `low_resolution` training begins."""
+    """Raise InputError where a model does not take the small pictures with which a `low_resolution` training begins."""
     size = (LOW_RESOLUTION_SIDE, LOW_RESOLUTION_SIDE)
     try:
         small = keras.models.clone_model(model, input_tensors=keras.Input((*size, IMAGE_SHAPE[2])))
-    except ValueError:  # a Reshape, say, or branches that no longer fit together
+    except ValueError:  # as Keras raises it where shapes do not fit, such as those of a concatenation
         fits = False
     else:
         fits = [weight.shape for weight in small.weights] == [weight.shape for weight in model.weights]
-        fits = fits and (len(small.output_shape) != 4 or small.output_shape[1:3] == size)  # an autoencoder's pictures
+        if len(model.output_shape) == 4:  # an autoencoder's pictures
+            fits = fits and small.output_shape[1:3] == size
     if not fits:
         raise InputError(
             f"`low_resolution` shows pictures of {LOW_RESOLUTION_SIDE}x{LOW_RESOLUTION_SIDE} at first, and this "
@@ -51,11 +60,12 @@ def require_any_size(model):
 
 
 def require_known_layers(model):
-    """Raise InputError for what is not Keras's own, which none knows how to repeat or open elsewhere, and for more.
+    """Raise InputError for a network of which no twin can be made, or whose training could not be repeated exactly.
 
-    What a twin of the network could not be made of: operations that are no layers, and layers called twice.
+    A twin is made of Keras's own layers, each called once. The random draws of other layers are unknown here, and their
+    files would not open elsewhere.
     """
-    for layer in model._flatten_layers(include_self=False):  # those within a Sequential or a wrapper, too
+    for layer in model._flatten_layers(include_self=False):  # with those inside a Sequential or a wrapper
         if not type(layer).__module__.startswith("keras.") or isinstance(layer, layers.Lambda):
             raise InputError(
                 f"the layer {layer.name!r} of this network is a {type(layer).__name__}, none of Keras's own: its "
@@ -63,20 +73,54 @@ def require_known_layers(model):
             )
         if isinstance(layer, layers.BatchNormalization) and layer not in model.layers:
             raise InputError(
-                f"the batch normalisation {layer.name!r} of this network is within another layer, where its statistics "
-                "are not settled: call the layers of that one after another"
+                f"the batch normalisation {layer.name!r} of this network is within another layer, where its "
+                "statistics cannot be computed anew: call the layers of that one after another"
             )
-    for one in model.operations:
-        if not isinstance(one, layers.Layer):
+    for operation in model.operations:
+        if not isinstance(operation, layers.Layer):
             raise InputError(
-                f"this network has an operation {one.name!r} that is no layer: build it of keras.layers alone, such as "
-                "Add or Multiply instead of + or *"
+                f"this network has an operation {operation.name!r} that is no layer: build it of keras.layers alone, "
+                "such as Add or Multiply instead of + or *"
             )
-        if one.name in OWN_NAMES:
-            raise InputError(f"training has a layer {one.name!r} of its own: give that of this network another name")
-    for one in model.get_config()["layers"]:
-        if len(one["inbound_nodes"]) > 1:
-            raise InputError(f"the layer {one['name']!r} of this network is called twice: make one for each place")
+        if operation.name in OWN_NAMES:
+            raise InputError(
+                f"training has a layer {operation.name!r} of its own: give that of this network another name"
+            )
+    for config in model.get_config()["layers"]:
+        if len(config["inbound_nodes"]) > 1:
+            raise InputError(f"the layer {config['name']!r} of this network is called twice: make one for each place")
+
+
+def new_model(recipe, settings, fold, run):
+    """The network with the weights that it starts from, which follow from the seed, the fold and the training images.
+
+    Raises InputError where it cannot be trained here.
+    """
+    number = run.fold or 1
+    keras.utils.set_random_seed(int(rng(settings.seed, "weights", number).integers(2**32)))
+    model = common.finished_model(recipe.build, settings, len(fold.class_names), run.name)
+    require_known_layers(model)
+    if recipe.start:
+        recipe.start(model, sample_of(fold, settings, number))
+    if settings.low_resolution:
+        require_any_size(model)
+    return model
+
+
+# --- What it is trained on --------------------------------------------------------------------------------------------
+
+
+def augmentation_of(settings):
+    """The augmentation of a training; an autoencoder's may be switched off."""
+    return settings.augmentation if getattr(settings, "augment", True) else PLAIN
+
+
+def training_batches(fold, settings, number):
+    """The batches of fold `number`: a function of the seed, the fold and the step alone."""
+    alternating = augmentation_of(settings).flip == "alternating"
+    order = settings.batch_size, settings.seed, number, settings.balanced, alternating
+    batches = BalancedBatches(fold.x_train, fold.y_train, *order)
+    return TurnedBatches(batches, settings.seed, number) if settings.task == "turns" else batches
 
 
 def class_weights(labels):
@@ -97,19 +141,11 @@ def validated_epochs(settings):
     return sorted({*range(settings.validate_every, settings.epochs, settings.validate_every), settings.epochs})
 
 
-def code_sha256():
-    """SHA-256 of the code that a training's weights follow from, committed or not."""
-    here = Path(__file__).parent
-    names = "data", "common", "networks", "recipes", "training", "training_model", "kernels", "optimizers", "resume"
-    files = [here / f"{name}.py" for name in names]
-    return sha256(*(np.fromfile(path, np.uint8) for path in files))
-
-
 # --- Callbacks --------------------------------------------------------------------------------------------------------
 
 
 class Batches(keras.utils.PyDataset):
-    """BalancedBatches as fit takes them, from `first_step` on."""
+    """Batches as Keras's fit takes them, from `first_step` on."""
 
     num_batches = None  # endless: with `steps_per_epoch`, fit counts the index on across epochs
 
@@ -122,11 +158,12 @@ class Batches(keras.utils.PyDataset):
 
 
 class PreciseBatchNorm(keras.callbacks.Callback):
-    """Gives the batch normalisations of a model the statistics of (n, 32, 32, 3) pictures, before each validation.
+    """Gives a model's batch normalisations the statistics of (n, 32, 32, 3) pictures, before each validation.
 
-    Those of augmented pictures do not fit the sharp ones that it will see, and move with every step. Here they are the
-    averages over equal batches of each batch's mean and variance; all else computes as it will when the model is used,
-    and frozen layers keep what they have (Wu and Johnson 2021, Rethinking "Batch" in BatchNorm).
+    The moving averages are of augmented pictures, unlike those that the model will see, and change with every step.
+    These are averages, over equal batches, of each batch's mean and variance. All other layers compute as they will
+    when the model is used, and frozen layers keep what they have (Wu and Johnson 2021, Rethinking "Batch" in
+    BatchNorm).
     """
 
     def __init__(self, model, images):
@@ -137,35 +174,32 @@ class PreciseBatchNorm(keras.callbacks.Callback):
         def call(layer, *args, **kwargs):
             return layer(*args, **(kwargs | {"training": True} if layer in self.norms else kwargs))
 
-        self.settling = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+        # The model itself, layer by layer, but with its batch normalisations as in training.
+        self.normalising = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
-    def settle(self):
+    def update_statistics(self):
         momenta = [norm.momentum for norm in self.norms]
         for number, batch in enumerate(self.batches if self.norms else []):
             for norm in self.norms:
                 norm.momentum = number / (number + 1)  # makes a running average of all batches so far
-            self.settling(batch)
+            self.normalising(batch)
         for norm, momentum in zip(self.norms, momenta, strict=True):
             norm.momentum = momentum
 
     def on_test_begin(self, logs=None):
-        self.settle()
+        self.update_statistics()
 
 
 class Phases(keras.callbacks.Callback):
-    """What the pictures of an epoch are: of low resolution or whole, and augmented by `augmentation` or as they are.
+    """What the pictures of an epoch are: of low resolution or whole, augmented by `augmentation` or as they are.
 
     Those of low resolution take half the time (Tan and Le 2021, EfficientNetV2, have the resolution grow in steps).
     """
 
     def __init__(self, low_resolution_until, unaugmented_from, augmentation):
         super().__init__()
-        self.low_resolution_until, self.unaugmented_from, self.augmentation, self.compiled = (
-            low_resolution_until,
-            unaugmented_from,
-            augmentation,
-            [],
-        )
+        self.low_resolution_until, self.unaugmented_from = low_resolution_until, unaugmented_from
+        self.augmentation = augmentation
 
     def on_epoch_begin(self, epoch, logs=None):
         augment, shrink = self.model.get_layer("augment"), self.model.get_layer("shrink")
@@ -173,122 +207,116 @@ class Phases(keras.callbacks.Callback):
         side = LOW_RESOLUTION_SIDE if epoch < self.low_resolution_until else None
         if (augmentation, side) != (augment.augmentation, shrink.side):
             augment.augmentation, shrink.side = augmentation, side
-            if keras.backend.backend() == "jax":  # which else takes the step for one that it has compiled
+            if keras.backend.backend() == "jax":  # it would go on with the step that it has compiled
                 jax.clear_caches()
-            else:  # what TensorFlow deletes while a signal comes is told by a traceback
-                self.compiled.append(self.model.train_function)
-            self.model.make_train_function(force=True)  # it is compiled for what these were
+            self.model.make_train_function(force=True)  # a step is compiled for what these layers were then
 
 
-class Progress(keras.callbacks.Callback):
-    """One line an epoch; on a terminal also one that moves within the epoch. Stops a run whose loss is not finite."""
+class Measure(keras.callbacks.Callback):
+    """Adds learning rate, seconds and images per second to an epoch's figures. Stops a run whose loss is not finite."""
 
-    def __init__(self, fold, settings, steps):
+    def __init__(self, settings, steps):
         super().__init__()
-        self.steps, self.batch_size, self.rate = steps, settings.batch_size, settings.learning_rate
-        self.epochs, self.may_stop = settings.epochs, bool(settings.patience)
-        self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
-        # Within the epoch only on a terminal, and not under make -j, where many would share the one line.
-        self.live = sys.stdout.isatty() and "jobserver" not in os.environ.get("MAKEFLAGS", "")
-        self.first = True
+        self.images, self.start_rate = steps * settings.batch_size, settings.learning_rate
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch + 1
-        self.began = self.looked = time.perf_counter()
-        self.trained = None
+        self.epoch, self.start, self.trained = epoch + 1, time.perf_counter(), None
 
     def on_train_batch_end(self, batch, logs=None):
         raise_what_was_heard()
-        now = time.perf_counter()
-        if now - self.looked > 1:  # reading the loss makes a GPU wait
-            self.looked = now
-            self.require_finite(float(logs["loss"]))
-            if self.live:
-                done = 30 * (batch + 1) // self.steps
-                rate = (batch + 1) * self.batch_size / (now - self.began)
-                line = f"epoch {self.epoch}/{self.epochs}  [{'#' * done}{'.' * (30 - done)}]"
-                print(f"\r{line}  loss {float(logs['loss']):.4f}  {rate:,.0f} images/s\033[K", end="", flush=True)
+        self.require_finite(logs["loss"])
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.require_finite(logs["loss"])
-        self.require_finite(logs.get("val_loss", 0.0))  # not every epoch has to be validated
-        logs["learning_rate"] = learning_rate(self.model)
-        logs["seconds"] = time.perf_counter() - self.began
-        trained = self.trained or time.perf_counter()
-        logs["images_per_second"] = self.steps * self.batch_size / (trained - self.began)
-
-    def show(self, epoch, logs=None):
-        """The line of an epoch, printed when its state is kept: what was printed is not done again."""
-        seconds = logs["seconds"]
-        score, form = ("accuracy", ".4f") if "accuracy" in logs else ("psnr", ".2f")
-        erase = "\r\033[K" * self.live
-        validated = "val_loss" in logs
-        val = f"val_loss {logs['val_loss']:.4f}  val_{score} {logs['val_' + score]:{form}}  " if validated else ""
-        print(
-            f"{erase}{self.label}epoch {self.epoch}/{self.epochs}  loss {logs['loss']:.4f}  {score} "
-            f"{logs[score]:{form}}  {val}lr {logs['learning_rate']:.2g}  {logs['images_per_second']:,.0f} images/s  "
-            f"{seconds:.0f} s",
-            flush=True,
-        )
-        left = self.epochs - self.epoch
-        if self.first and left:
-            most, sooner = ("at most", "; early stopping may end it sooner") if self.may_stop else ("about", "")
-            print(f"{self.label}{most} {duration(left * seconds)} to go{sooner}", flush=True)
-        self.first = False
+        now = time.perf_counter()
+        self.require_finite(logs.get("val_loss", 0.0))  # not every epoch is validated
+        logs["learning_rate"] = float(ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["seconds"] = now - self.start
+        logs["images_per_second"] = self.images / ((self.trained or now) - self.start)
 
     def require_finite(self, loss):
         if not math.isfinite(loss):
             raise RunFailed(
                 f"the loss became {loss} in epoch {self.epoch}; "
-                f"start again with FORCE=1 and a smaller LR than {self.rate:g}"
+                f"start again with FORCE=1 and a smaller LR than {self.start_rate:g}"
             )
 
 
-def learning_rate(model):
-    return float(ops.convert_to_numpy(model.optimizer.learning_rate))
+class Progress(keras.callbacks.Callback):
+    """Prints one line an epoch; on a terminal also one that moves within the epoch.
+
+    Comes after KeepState: an epoch whose line is there is not done again.
+    """
+
+    def __init__(self, fold, settings, steps):
+        super().__init__()
+        self.steps, self.epochs, self.may_stop_early = steps, settings.epochs, bool(settings.patience)
+        self.label = f"fold {fold}  " if fold else ""  # tells the folds of `make -j` apart
+        # Under make -j, folds would share the one line that moves.
+        self.moving_line = sys.stdout.isatty() and "jobserver" not in os.environ.get("MAKEFLAGS", "")
+        self.first, self.shown = True, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = f"epoch {epoch + 1}/{self.epochs}"
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.moving_line and time.perf_counter() - self.shown > 1:
+            self.shown = time.perf_counter()
+            print(f"\r{self.epoch}  {(batch + 1) / self.steps:.0%}  loss {logs['loss']:.4f}\033[K", end="", flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        score, form = ("accuracy", ".4f") if "accuracy" in logs else ("psnr", ".2f")
+        words = [self.epoch, f"loss {logs['loss']:.4f}", f"{score} {logs[score]:{form}}"]
+        if "val_loss" in logs:
+            words += [f"val_loss {logs['val_loss']:.4f}", f"val_{score} {logs[f'val_{score}']:{form}}"]
+        words += [f"lr {logs['learning_rate']:.2g}", f"{logs['images_per_second']:,.0f} images/s"]
+        erase = "\r\033[K" if self.moving_line else ""
+        print(erase + self.label + "  ".join([*words, f"{logs['seconds']:.0f} s"]), flush=True)
+        left = self.epochs - epoch - 1
+        if self.first and left:
+            about, sooner = ("at most", "; early stopping may end it sooner") if self.may_stop_early else ("about", "")
+            print(f"{self.label}{about} {duration(left * logs['seconds'])} to go{sooner}", flush=True)
+        self.first = False
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def train(recipe, run, fold, force=False, prepare=None, **more):
-    """Train on `fold` what the recipe says; write checkpoint and record, going on from a state.
+def code_sha256():
+    """SHA-256 of the code that a training's weights follow from, committed or not."""
+    here = Path(__file__).parent
+    return sha256(*(np.fromfile(here / f"{name}.py", np.uint8) for name in CODE))
 
-    `more` are settings that became known since the recipe was resolved. `prepare(model)` may put weights into the new
-    model and freeze layers; what it returns goes into the record. Does nothing where the run is finished with the same
-    settings, unless `force`.
+
+def train(recipe, run, fold, force=False, prepare=None, **late_settings):
+    """Train on `fold` as the recipe says, or continue an unfinished training; write the checkpoint and its record.
+
+    Does nothing where the run is finished with the same settings, unless `force`. `prepare(model)` may put weights into
+    the new model and freeze layers; what it returns goes into the record. `late_settings` became known only after the
+    recipe was resolved.
     """
-    found = ("split", "val", "reduced", "keep", "sha256", "kept_sha256", "train_sha256")
-    options = recipe.settings.model_copy(update={key: fold.record[key] for key in found} | more)
-    settings = options.model_dump()
-    begun = None if force else run.unfinished(settings, fold.class_names)
-    if not force and not begun and run.already_finished(settings, fold.class_names):
+    found = {key: fold.record[key] for key in DATA_SETTINGS}
+    settings = recipe.settings.model_copy(update=found | late_settings)
+    unfinished = None if force else run.unfinished(settings.model_dump(), fold.class_names)
+    if not force and not unfinished and run.already_finished(settings.model_dump(), fold.class_names):
         return
     require_writable(run.folder)
-    number = run.fold or 1
     device, _ = set_up_device()
-    precision, reason = hardware.resolve_precision(options.precision)
-    if begun and begun[0]["precision"] != precision:
-        precision, reason = begun[0]["precision"], "as this training was begun"
-    keras.utils.set_random_seed(int(rng(options.seed, "weights", number).integers(2**32)))
-    model = common.finished_model(recipe.build, options, len(fold.class_names), run.name)
-    require_known_layers(model)
-    if options.low_resolution:
-        require_any_size(model)
-    if recipe.start:
-        recipe.start(model, sample_of(fold, options, number))
-    notes = prepare(model) if prepare else {}
+    precision, reason = hardware.resolve_precision(settings.precision)
+    if unfinished and unfinished[0]["precision"] != precision:
+        precision, reason = unfinished[0]["precision"], "as this training was begun"
+    model = new_model(recipe, settings, fold, run)
+    prepared = prepare(model) if prepare else {}
     record = {
         "run": run.name,
         "fold": run.fold,
-        "settings": settings,
+        "settings": settings.model_dump(),
         "data": fold.record,
         "parameters": model.count_params(),
         "trainable_parameters": common.count_trainable(model),
-        **notes,
+        **prepared,
         "device": device,
         "precision": precision,
         "precision_reason": reason,
@@ -300,12 +328,15 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
     print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)
 
-    # What equality bit for bit takes.
+    # The same weights, bit for bit, take the same of all of these.
     machine = f"{processor_name()}, {device}, Keras {keras.__version__} on {backend}, code {record['code_sha256'][:8]}"
-    note = {"settings": settings, "precision": precision, "machine": machine, "class_names": fold.class_names}
-    state = fit(model, run, fold, options, note, begun, force, notes.get("taken", ()))
-    history = as_columns(state.history)  # null: not validated in that epoch
-    best = best_epoch(state.history, options.monitor)
+    conditions = {"settings": settings.model_dump(), "class_names": fold.class_names}
+    conditions |= {"precision": precision, "machine": machine}
+    state = KeepState(run.state, conditions, unfinished, save_at_once=force)
+    fit(model, fold, settings, run.fold, state, prepared.get("taken", ()))
+
+    history = as_columns(state.history)
+    best = best_epoch(state.history, settings.monitor)
     record |= {
         "history": history,
         "best_epoch": best + 1,
@@ -320,68 +351,54 @@ def train(recipe, run, fold, force=False, prepare=None, **more):
     )
 
 
-def fit(model, run, fold, settings, note, begun, anew, taken=()):
-    """Bring `model` to the weights of its best epoch; returns the KeepState with the history.
-
-    `taken` are the names of pretrained layers.
-    """
-    number = run.fold or 1
-    augmentation = settings.augmentation if getattr(settings, "augment", True) else PLAIN
-    order = settings.batch_size, settings.seed, number, settings.balanced, augmentation.flip == "alternating"
-    batches = BalancedBatches(fold.x_train, fold.y_train, *order)
-    if settings.task == "turns":
-        batches = TurnedBatches(batches, settings.seed, number)
+def fit(model, fold, settings, fold_number, state, pretrained=()):
+    """Bring `model` to the weights of its best epoch, by way of `state`; `pretrained` are names of layers."""
+    number = fold_number or 1
+    batches = training_batches(fold, settings, number)
     steps = batches.steps_per_epoch
+
     shares = np.bincount(fold.y_train) / len(fold.y_train)
     adjustment = settings.logit_adjustment * np.log(shares) if settings.logit_adjustment else None
     target = getattr(settings, "target", None)
     corruption = getattr(settings, "noise", 0.0), getattr(settings, "masked", 0.0)
-    training, twin = training_model(model, augmentation, note["precision"], target, adjustment, *corruption)
-    pretrained = [variable for name in taken for variable in twin.get_layer(name).trainable_variables]
-    compile_model(training, new_optimizer(settings, settings.epochs * steps, pretrained), settings)
+    augmentation, precision = augmentation_of(settings), state.conditions["precision"]
+    training, twin = training_model(model, augmentation, precision, target, adjustment, *corruption)
+    slower = [variable for name in pretrained for variable in twin.get_layer(name).trainable_variables]
+    compile_model(training, new_optimizer(settings, settings.epochs * steps, slower), settings)
     training.optimizer.build(training.trainable_variables)
 
-    callbacks = schedule_callbacks(settings)
+    # Validation is of the optimizer's average of the weights, where it keeps one, with that average's own statistics.
+    average = [keras.callbacks.SwapEMAWeights()] if training.optimizer.use_ema else []
+    statistics = [PreciseBatchNorm(twin, sample_of(fold, settings, number))] if settings.statistics == "precise" else []
+    watching = schedule_callbacks(settings)
     if settings.patience:
         mode = "min" if settings.monitor == "val_loss" else "max"
-        stopping = keras.callbacks.EarlyStopping(monitor=settings.monitor, patience=settings.patience, mode=mode)
-        callbacks.insert(0, stopping)
-    # What validation is of, in this order: the optimizer's average, where it keeps one, with its own statistics.
-    average = [keras.callbacks.SwapEMAWeights()] if training.optimizer.use_ema else []
-    if settings.statistics == "precise":
-        callbacks.insert(0, PreciseBatchNorm(twin, sample_of(fold, settings, number)))
-    state = KeepState(run.state, twin, note, callbacks, average)
-    state.set_model(training)
-    seed_layers(training, twin, settings.seed, number, 0 if not begun else len(begun[0]["history"]) * steps)
-    if begun:
-        state.restore(*begun)
-    elif anew:  # at once, so that the same command without FORCE=1 goes on with this, not with what it will replace
-        state.commit()
-    done = len(state.history)
-    if done:
-        print(f"going on after epoch {done} of {run.state}")
+        watching.insert(0, keras.callbacks.EarlyStopping(settings.monitor, patience=settings.patience, mode=mode))
+    seed_layers(training, twin, settings.seed, number)
+    state.begin(training, twin, watching, average)
 
-    pictures = Phases(*phases(settings.epochs, settings.low_resolution, settings.unaugmented), augmentation)
-    progress = Progress(run.fold, settings, steps)
-    shown = keras.callbacks.LambdaCallback(on_epoch_end=progress.show)
+    epochs = len(state.history)
     if not state.finished:
         training.fit(
-            Batches(batches, done * steps),
+            Batches(batches, epochs * steps),
             steps_per_epoch=steps,
             epochs=settings.epochs,
-            initial_epoch=done,
+            initial_epoch=epochs,
             validation_data=(fold.x_val, fold.y_val),
             validation_batch_size=500,
             validation_freq=validated_epochs(settings),
             class_weight=class_weights(fold.y_train) if settings.class_weights else None,
-            callbacks=[pictures, progress, *average, *callbacks, state, shown],
+            callbacks=[
+                Phases(*phases(settings.epochs, settings.low_resolution, settings.unaugmented), augmentation),
+                Measure(settings, steps),
+                *average,
+                *statistics,
+                *watching,
+                state,
+                Progress(fold_number, settings, steps),
+            ],
             shuffle=False,  # the batches are drawn already
             verbose=0,
         )
-    if not state.finished:
-        raise RunFailed(
-            f"training ended after epoch {len(state.history)} of {settings.epochs}; the same command goes on"
-        )
     twin.set_weights(state.best)
     copy_weights(model, twin)
-    return state

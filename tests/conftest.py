@@ -1,5 +1,6 @@
 """What the tests share: the project on the import path, a small data set, a directory to work in, files to expect."""
 
+import ast
 import contextlib
 import dataclasses
 import importlib
@@ -10,18 +11,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import common
+import recipes
+import runs
+from util import cli, hardware
+from util.backend import Later, layers
+from util.options import parse
+
+resume, training = Later("resume"), Later("training")  # they load TensorFlow, which not every test needs
+
+# One thread a worker, here and in the processes that tests start.
+os.environ.update(dict.fromkeys(("LOKY_MAX_CPU_COUNT", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"))
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import recipes  # noqa: E402 (needs the path above)
-from util import cli, hardware  # noqa: E402
-from util.backend import layers  # noqa: E402
-from util.options import parse  # noqa: E402
-
 # The reference's way to train a classifier, which most tests of trainings were made for.
 REFERENCE = json.loads((ROOT / "docs/reference.json").read_text())
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -67,6 +74,27 @@ def wait_until(happened, process, what, seconds=120):
         time.sleep(0.005)
 
 
+def name_of(node):
+    return getattr(node, "id", getattr(node, "attr", None))
+
+
+def imported(path):
+    """The project's own files that a file imports, such as 'util/files': by a statement, or when one is first used."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Call) and {"Later", "load"} & {name_of(one) for one in (node.func, *node.args)}:
+            # Later("kernels"), lazy_loader.load("kernels"), map(lazy_loader.load, ("kernels", "jax"))
+            names |= {
+                one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            }
+    paths = {name.replace(".", "/") for name in names}
+    return {path for path in paths if (ROOT / f"{path}.py").is_file()}
+
+
 def files_of_autoencoder(name):
     """Names of the files of a trained and evaluated autoencoder: (in checkpoints, in imgs)."""
     images = {f"{name}_{plot}.png" for plot in ("loss", "psnr", "reconstructions")}
@@ -103,9 +131,21 @@ def npz(tmp_path_factory):
     return path
 
 
+# --- Tiny networks, and what was trained with them ------------------------------------------------------------------
+
+
 def tiny_classifier(x, classes):
-    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=8, name="conv")(x))
-    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.Flatten(name="flatten")(x))
+    x = layers.BatchNormalization(momentum=0.5, name="norm")(layers.Conv2D(4, 8, strides=8, name="conv")(x))
+    x = layers.GaussianNoise(0.1, name="noise")(layers.Dropout(0.2, name="dropout")(layers.Flatten(name="flatten")(x)))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+
+
+def pooled_classifier(x, classes):
+    """Takes pictures of any size, and has a branch."""
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=4, name="conv")(x))
+    branch = layers.BatchNormalization(name="norm2")(layers.Conv2D(4, 3, padding="same", name="conv2")(x))
+    x = layers.Dropout(0.2, name="dropout")(layers.Add(name="add")([x, branch]))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(layers.GlobalMaxPooling2D(name="max")(x))
 
 
 def tiny_autoencoder(x, classes=None):
@@ -113,12 +153,17 @@ def tiny_autoencoder(x, classes=None):
     return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
 
 
-@pytest.fixture(scope="module")
-def tiny_recipes():
-    """Small models under the real ones' names: here it is the files that matter."""
-    builders = {"cnn": tiny_classifier, "autoencoder": tiny_autoencoder}
+def tiny_recipe(build=tiny_classifier, kind=recipes.Settings, **settings):
+    """A recipe of a training that takes a second: five steps an epoch."""
+    tiny = {"model": "cnn", "precision": "float32", "batch_size": 64, "epochs": 2, "augmentation": {"pixels": 1}}
+    return recipes.row(build, kind, **{**REFERENCE, **tiny, **settings})
+
+
+@contextlib.contextmanager
+def tiny_rows():
+    """Inside, the tiny networks have the places of `cnn` and `autoencoder` in RECIPES."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, build in builders.items():
+        for name, build in {"cnn": tiny_classifier, "autoencoder": tiny_autoencoder}.items():
             row = recipes.RECIPES[name]
             settings = row.settings.model_copy(update={"epochs": 1})
             patch.setitem(recipes.RECIPES, name, dataclasses.replace(row, build=build, settings=settings))
@@ -126,14 +171,82 @@ def tiny_recipes():
 
 
 @pytest.fixture(scope="module")
-def tiny_study(npz, tiny_recipes, tmp_path_factory):
-    """A folder with two finished folds of a small CNN and a small autoencoder of the data set small.npz."""
+def tiny_recipes():
+    """Small models under the real ones' names: here it is the files that matter."""
+    with tiny_rows():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_study(npz, tmp_path_factory):
+    """A folder with two finished folds of a small CNN and a small autoencoder of the data set small.npz. Copy it."""
     folder = tmp_path_factory.mktemp("study")
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), tiny_rows():
         shutil.copy(npz, "small.npz")
         for script, *words in (("train_cnn",), ("train_cnn", "--fold", "2"), ("train_autoencoder", "--noaug")):
             importlib.import_module(script).main(["--data", "small.npz", *words])
     return folder
+
+
+@pytest.fixture(scope="session")
+def fold(npz):
+    """The pictures of the tiny trainings."""
+    return common.prepare_fold(npz, tiny_recipe().settings)
+
+
+@pytest.fixture(scope="session")
+def wrong_labels(fold):
+    """The fold with wrong validation labels: what is learnt makes the validation loss worse, epoch by epoch."""
+    return dataclasses.replace(fold, y_val=(fold.y_val + 1) % 10)
+
+
+@contextlib.contextmanager
+def copying_states(folder):
+    """Inside, the state that a training has after each epoch, as kill -9 would leave it, is copied: `folder`/1, ..."""
+    folder.mkdir(exist_ok=True)
+    plain = resume.KeepState.save
+
+    def save(self):
+        plain(self)
+        shutil.copy(self.path, folder / str(len(self.history)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume.KeepState, "save", save)
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(fold, tmp_path_factory):
+    """A finished tiny training of four epochs: its recipe, run, first weights by layer, states by epoch. Copy it."""
+    recipe, run = tiny_recipe(epochs=4), runs.Run("tiny", 1, tmp_path_factory.mktemp("finished"))
+    first, states = {}, tmp_path_factory.mktemp("states")
+
+    def prepare(model):
+        first.update({layer.name: layer.get_weights() for layer in model.layers})
+        return {"prepared": "so"}
+
+    with copying_states(states):
+        training.train(recipe, run, fold, prepare=prepare)
+    return SimpleNamespace(recipe=recipe, run=run, first=first, states=states)
+
+
+@pytest.fixture(scope="session")
+def stopped_early(wrong_labels, tmp_path_factory):
+    """A training that ended early, after its learning rate had fallen: its recipe, run and last weights by epoch."""
+    recipe, run = tiny_recipe(epochs=40, learning_rate=0.01), runs.Run("tiny", 1, tmp_path_factory.mktemp("early"))
+    weights, plain = {}, resume.KeepState.on_epoch_end
+
+    def keep(self, epoch, logs=None):
+        plain(self, epoch, logs)
+        weights[epoch + 1] = self.twin.get_layer("probabilities").get_weights()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume.KeepState, "on_epoch_end", keep)
+        training.train(recipe, run, wrong_labels)
+    return SimpleNamespace(recipe=recipe, run=run, weights=weights)
+
+
+# --- Where tests work -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_random_statistics_are_those_of_the_training_pictures():
     images, _ = small_pictures(60)
     model = new_model(recipes.RECIPES["autoencoder_cls"])
     encoder = keras.Model(model.input, model.get_layer("block2_norm2").output)
-    training.PreciseBatchNorm(encoder, images).settle()
+    training.PreciseBatchNorm(encoder, images).update_statistics()
     # The first normalisation's input depends on no other statistics, so it can be computed here, over all at once.
     values = keras.Model(model.input, model.get_layer("block1_conv1").output).predict(images, verbose=0)
     _, _, mean, variance = model.get_layer("block1_norm1").get_weights()

@@ -1,54 +1,39 @@
-"""The order of the house: who may import whom, that a knob is declared once."""
+"""Promises of the design about who imports whom, and what an import does."""
 
-import ast
+import subprocess
+import sys
 
-import pytest
-from conftest import ROOT
+from conftest import ROOT, imported
 
-FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.glob("*.py")}
-FILES |= {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.glob("util/*.py")}
-# Of the floors, from the ground up: each stands on those before it.
-FLOORS = [
-    {name for name in FILES if name.startswith("util.")},
-    {"data"},
-    {"common"},
-    {"networks"},
-    {"recipes"},
-    {"runs"},
-    {"training"},
-    {"train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict", "export", "bench"},
-    {"report", "curve"},
-]
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 
 
-def imported(path):
-    """Names of the project's own files that one imports, those of `Later` included."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "Later":
-            names |= {word.value for word in node.args if isinstance(word, ast.Constant)}
-    return names & FILES.keys()
+def test_util_imports_nothing_from_outside_util():
+    for path in ROOT.glob("util/*.py"):
+        assert all(name.startswith("util/") for name in imported(path)), path
 
 
-def test_every_file_has_its_floor():
-    assert set.union(*FLOORS) == FILES.keys()
+def test_nothing_imports_a_script():
+    """But those that show what another one computes."""
+    for path in ROOT.glob("*.py"):
+        allowed = {"compare"} if path.stem in ("curve", "report") else set()
+        assert imported(path) & set(SCRIPTS) <= allowed, path
 
 
-@pytest.mark.parametrize("floor", range(1, len(FLOORS)))
-def test_nothing_imports_upwards_or_beside(floor):
-    below = set.union(*FLOORS[:floor])
-    for name in FLOORS[floor]:
-        assert imported(FILES[name]) <= below, name
-
-
-def test_util_imports_nothing_from_outside_and_has_no_circle():
-    names = set(FLOORS[0])
-    while names:
-        free = {name for name in names if not imported(FILES[name]) & names}
-        assert free, f"a circle among {names}"
-        names -= free
-    assert all(imported(FILES[name]) <= FLOORS[0] for name in FLOORS[0])
+def test_an_import_does_nothing_and_help_answers_without_tensorflow(tmp_path):
+    """All that is printed is the help; nothing large is loaded, and no file is made."""
+    code = "import importlib, sys\nfor name in sys.argv[1:]:\n"
+    code += (
+        "    try: importlib.import_module(name).main(['--help'])\n    except SystemExit as end: assert not end.code\n"
+    )
+    code += "assert not {'tensorflow', 'keras', 'jax'} & sys.modules.keys()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *SCRIPTS],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ") and done.stdout.count("usage: ") == len(SCRIPTS) >= 9
+    assert not list(tmp_path.iterdir())

@@ -128,14 +128,13 @@ def test_the_commit_is_this_folder_s_own(tmp_path, monkeypatch):
 def test_what_a_backend_might_change_holds_on_jax():
     """Coarse and clean epochs, settled statistics, resume: on JAX, an old step was once taken for the new one."""
     chosen = (
-        "the_first_epochs_are_on_coarse_pictures",
-        "the_last_epochs_are_without_augmentation",
-        "settled_statistics_are_those_of_training_pictures_as_they_are",
-        "all_that_the_fast_network_is_trained_with_goes_on_to_the_bit",
+        "training.py::test_an_epoch_is_of_low_resolution_first_and_without_augmentation_last",
+        "training.py::test_precise_statistics_are_those_of_training_pictures_as_they_are",
+        "resume.py::test_all_settings_go_on_to_the_bit",
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *(f"tests/test_training.py::test_{name}" for name in chosen)],
+        [sys.executable, "-m", "pytest", "-q", *(f"tests/test_{name}" for name in chosen)],
         cwd=ROOT,
         env={**environment, "KERAS_BACKEND": "jax"},
         capture_output=True,
