@@ -18,12 +18,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import CLASSES, copy_project, make
+from conftest import CLASSES
 from keras import layers
 
 import common
 from runs import Run
-from util import backend, cli, files, knobs
+from util import cli, files
 from util.cli import InputError
 
 STEM, AUTOENCODER = "checkpoints/small_cnn_fold1", "checkpoints/small_autoencoder"
@@ -43,210 +43,13 @@ def assert_sentence(found, sentence):
 def call(command):
     """Run `script words` in this process, as if typed; returns the exit status."""
     script, *words = shlex.split(command)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{script}.py", *words])
-        cli.run(importlib.import_module(script).main)
-    return end.value.code
-
-
-# --- Options, refused before TensorFlow is loaded -------------------------------------------------------------------
-
-WHOLE, BATCH = (
-    "is not a whole number, at least 1 and at most 1000000",
-    "is not a whole number, at least 1 and at most 65536",
-)
-FOLD, SEED = (
-    "is not a whole number, at least 1 and at most 1000",
-    "is not a whole number, at least 0 and at most 4294967295",
-)
-PRECISION, TARGET = "is not auto or float32 or mixed_bfloat16", "is not augmented or original"
-ENCODER = "is not frozen or tuned or scratch or random"
-MODEL = "is not cnn or autoencoder or autoencoder_cls or mod_autoencoder_cls"
-ARCHS, NO_CONFIG = (
-    "is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout",
-    "give a record, or settings like a record's",
-)
-RATE, SHARE = "is not a number, at least 0", "is not a number, more than 0 and less than 1"
-PART = "is not a number, more than 0 and at most 1"
-NAME, LIST = (
-    "may hold letters, digits and '-' only, 40 at most",
-    "is not a list such as bird,deer,truck or 2,4,9, or none",
-)
-NO_PATH, UNPRINTABLE = (
-    "an empty text is no path; leave the option out, or give a file",
-    "holds what cannot be printed; rename the file",
-)
-
-OPTIONS = {  # command: its sentence, before "; ... --help lists the options" where it does not say more itself
-    "train_cnn --epochs 0": f"argument --epochs: '0' {WHOLE}",
-    "train_cnn --epochs -5": f"argument --epochs: '-5' {WHOLE}",
-    "train_autoencoder --epochs": "argument --epochs: expected one argument",
-    "train_autoencoder --batch-size 0": f"argument --batch-size: '0' {BATCH}",
-    "train_cnn --batch-size 1000000000000": f"argument --batch-size: '1000000000000' {BATCH}",
-    "evaluate --model cnn --batch-size 2.5": f"argument --batch-size: '2.5' {BATCH}",
-    "train_cnn --learning-rate nan": f"argument --learning-rate: 'nan' {RATE}",
-    "train_autoencoder --learning-rate -0.1": f"argument --learning-rate: '-0.1' {RATE}",
-    "train_ae_classifier --learning-rate 0,01": f"argument --learning-rate: '0,01' {RATE}",
-    "train_cnn --patience 0": f"argument --patience: '0' {WHOLE}",
-    "train_ae_classifier --patience inf": f"argument --patience: 'inf' {WHOLE}",
-    "train_ae_classifier --keep 1": "argument --keep: '1' is not a whole number, at least 2",
-    "train_cnn --keep half": "argument --keep: 'half' is not a whole number, at least 2",
-    "train_cnn --reduced bird,,deer": f"argument --reduced: 'bird,,deer' {LIST}",
-    "train_autoencoder --reduced ''": f"argument --reduced: '' {LIST}",
-    "train_cnn --val 0": f"argument --val: '0' {SHARE}",
-    "train_autoencoder --val 15%": f"argument --val: '15%' {SHARE}",
-    "train_cnn --labelled 0": f"argument --labelled: '0' {PART}",
-    "train_ae_classifier --labelled half": f"argument --labelled: 'half' {PART}",
-    "train_ae_classifier --val 1": f"argument --val: '1' {SHARE}",
-    "train_cnn --fold 0": f"argument --fold: '0' {FOLD}",
-    "train_ae_classifier --fold 1001": f"argument --fold: '1001' {FOLD}",
-    "train_autoencoder --fold 2": "unrecognized arguments: --fold",
-    "train_cnn --seed -1": f"argument --seed: '-1' {SEED}",
-    "train_autoencoder --seed 4294967296": f"argument --seed: '4294967296' {SEED}",
-    "train_cnn --name ../../up": f"argument --name: '../../up' {NAME}",
-    "train_autoencoder --name '$(touch pwned)'": f"argument --name: '$(touch pwned)' {NAME}",
-    "evaluate --model cnn --name 'a\nb'": rf"argument --name: 'a\nb' {NAME}",
-    "train_cnn --precision half": f"argument --precision: 'half' {PRECISION}",
-    "evaluate --model cnn --data ''": f"argument --data: {NO_PATH}",
-    "train_cnn --data 'a\nb.npz'": rf"argument --data: 'a\nb.npz' {UNPRINTABLE}",
-    "train_autoencoder --data \udcff.npz": rf"argument --data: '\udcff.npz' {UNPRINTABLE}",  # a byte that is no UTF-8
-    "train_autoencoder --target sharp": f"argument --target: 'sharp' {TARGET}",
-    "train_ae_classifier --encoder warm": f"argument --encoder: 'warm' {ENCODER}",
-    "train_cnn --arch resnet": f"ARCH=resnet {ARCHS}",
-    "evaluate --model cnn --arch ''": f"ARCH= {ARCHS}",
-    "train_cnn --encoder scratch": "unrecognized arguments: --encoder",
-    "compare --seed 2": "unrecognized arguments: --seed",
-    "train_cnn --config none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
-    "train_ae_classifier --config ''": f"argument --config: {NO_PATH}",
-    "train_autoencoder --config .": f"CONFIG: there is no file '.'; {NO_CONFIG}",
-    "train_ae_classifier --check=1": "argument --check: ignored explicit argument '1'",
-    "train_autoencoder --noaug=1": "argument --noaug: ignored explicit argument '1'",
-    "train_ae_classifier --modified=yes": "argument --modified: ignored explicit argument 'yes'",
-    "train_cnn --force=": "argument --force: ignored explicit argument ''",
-    "train_autoencoder --if-missing=0": "argument --if-missing: ignored explicit argument '0'",
-    "train_ae_classifier --if-missing": "unrecognized arguments: --if-missing",
-    "compare --shared=1": "argument --shared: ignored explicit argument '1'",
-    "train_cnn --epoch 5": "unrecognized arguments: --epoch",
-    "train_cnn 'two\nlines'": "unrecognized arguments: two lines",
-    "evaluate": "the following arguments are required: --model",
-    "evaluate --model resnet": f"argument --model: 'resnet' {MODEL}",
-    "evaluate --model ''": f"argument --model: '' {MODEL}",
-    "evaluate --model cnn --model-path ''": f"argument --model-path: {NO_PATH}",
-    "evaluate --model cnn --model-path '\033[2Ja'": rf"argument --model-path: '\x1b[2Ja' {UNPRINTABLE}",
-    "evaluate --model cnn --epochs 3": "unrecognized arguments: --epochs",
-    "export --model cnn --format tar": "argument --format: 'tar' is not tf_saved_model or onnx or litert",
-    "predict --model cnn": "the following arguments are required: --image",
-    "predict --model cnn --image ''": f"argument --image: {NO_PATH}",
-    "predict --model cnn --image a.png --out 'a\nb.csv'": rf"argument --out: 'a\nb.csv' {UNPRINTABLE}",
-}
-KNOBS = {  # the same in make's words
-    "train_cnn EPOCHS=0": f"EPOCHS: '0' {WHOLE}",
-    "train_autoencoder NOAUG=1 EPOCHS=true": f"EPOCHS: 'true' {WHOLE}",
-    "train_ae_classifier --patience 3 PATIENCE=": f"PATIENCE: '' {WHOLE}",
-    "evaluate MODEL=cnn BATCH=65537": f"BATCH: '65537' {BATCH}",
-    "train_cnn LR=inf": f"LR: 'inf' {RATE}",
-    "train_ae_classifier KEEP=[3,4]": "KEEP: '[3,4]' is not a whole number, at least 2",
-    "train_autoencoder REDUCED=bird,": f"REDUCED: 'bird,' {LIST}",
-    "train_cnn VAL=1e400": f"VAL: '1e400' {SHARE}",
-    "train_cnn LABELLED=1.5": f"LABELLED: '1.5' {PART}",
-    "train_autoencoder SEED=1.5": f"SEED: '1.5' {SEED}",
-    "train_ae_classifier NAME=tuned": "NAME: 'tuned' is a word that run names hold already; choose another",
-    "evaluate MODEL=cnn 'NAME=a=b'": f"NAME: 'a=b' {NAME}",
-    "train_cnn PRECISION=bfloat16": f"PRECISION: 'bfloat16' {PRECISION}",
-    "train_cnn 'DATA=a\nb.npz'": rf"DATA: 'a\nb.npz' {UNPRINTABLE}",
-    "train_autoencoder TARGET=": f"TARGET: '' {TARGET}",
-    "evaluate MODEL=cnn ENCODER=none": f"ENCODER: 'none' {ENCODER}",
-    "train_cnn ARCH=resnet": f"ARCH=resnet {ARCHS}",
-    "train_cnn CONFIG=none.json": f"CONFIG: there is no file 'none.json'; {NO_CONFIG}",
-    "train_autoencoder CONFIG=": f"CONFIG: {NO_PATH}",
-    "evaluate MODEL=vgg": f"MODEL: 'vgg' {MODEL}",
-    "export MODEL=cnn FORMAT=ONNX": "FORMAT: 'ONNX' is not tf_saved_model or onnx or litert",
-    "predict MODEL=cnn IMAGE=": f"IMAGE: {NO_PATH}",
-    "predict MODEL=cnn IMAGE=a.png OUT=": f"OUT: {NO_PATH}",
-    "train_cnn FORCE=yes": "FORCE=yes is neither 1 nor 0",
-    "train_autoencoder 'NOAUG=\n'": "NOAUG=  is neither 1 nor 0",
-    "train_ae_classifier --shared NOAUG=2": "NOAUG=2 is neither 1 nor 0",
-    "train_cnn --shared FORCE=2 EPOCHS=0 FOLDS=x SEED=-1": f"SEED: '-1' {SEED}",  # the others are no shared ones
-    "train_cnn EPOCHS": "unrecognized arguments: EPOCHS",
-    "train_cnn NOAUG=1": like("it does not take NOAUG; it takes {}", "[A-Z]+(?:, [A-Z]+){14}"),
-    "train_autoencoder ENCODER=tuned": like("it does not take ENCODER; it takes {}", "[A-Z, ]+"),
-    "train_ae_classifier epochs=3": like("it does not take epochs; it takes {}", "[A-Z, ]+"),
-    "train_cnn FOLD=1": like("it does not take FOLD; it takes {}", "[A-Z, ]+"),
-    "evaluate MODEL=cnn EPOCHS=3": (
-        "it does not take EPOCHS; it takes ARCH, DATA, NAME, NOAUG, TARGET, ENCODER, MODEL, BATCH"
-    ),
-    "compare VAL=0.2": "it does not take VAL; it takes DATA, NAME, RUNS, BASELINE",
-}
-COMBINATIONS = {
-    "train_ae_classifier --noaug --target original": (
-        "--target original needs augmentation, so it cannot go with --noaug; drop one of the two"
-    ),
-    "evaluate --model cnn --noaug": "--noaug and --target choose an autoencoder, and a cnn has none; leave them out",
-    "evaluate --model cnn --model-path a.keras --name b": (
-        "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
-    ),
-    "evaluate --model autoencoder --arch elu": ("ARCH=elu is no network of autoencoder; its networks are cae, fast"),
-    "train_cnn --arch cae": "ARCH=cae is no network of cnn; its networks are fast, elu, leaky, pool3, wide5, dropout",
-    "train_ae_classifier --modified --arch cae": "ARCH=cae is no network of mod_autoencoder_cls; leave it out",
-    "train_autoencoder --arch cae --noaug": (
-        "the autoencoder of --arch cae is not augmented, so --noaug and --target have nothing to choose; leave them out"
-    ),
-    "train_ae_classifier --encoder scratch --noaug": (
-        "--encoder scratch takes no autoencoder, so --noaug and --target have none to choose; leave them out"
-    ),
-    "evaluate --model autoencoder_cls --encoder random --target original": (
-        "--encoder random takes no autoencoder, so --noaug and --target have none to choose; leave them out"
-    ),
-    "predict --model autoencoder --image a.png --encoder tuned": (
-        "--encoder chooses among classifiers on an autoencoder, autoencoder is none; leave it out"
-    ),
-    "evaluate --model cnn --encoder scratch": (
-        "--encoder chooses among classifiers on an autoencoder, cnn is none; leave it out"
-    ),
-}
-
-
-REFUSED = {**OPTIONS, **KNOBS, **COMBINATIONS}
-SAYS_MORE = re.compile("(ARCH|CONFIG|NOAUG|FORCE)=|CONFIG: there is no file|.* it takes ")  # than --help would
-
-
-def text_of(sentence):
-    return getattr(sentence, "pattern", sentence).replace("\\", "")
-
-
-@pytest.mark.parametrize("command", REFUSED)
-def test_options_are_refused_without_loading_the_heavy_packages(command, workdir, monkeypatch, capfd):
-    monkeypatch.setattr(backend, "load", pytest.fail)
-    for name in ("keras", "tensorflow", "sklearn", "scipy", "skimage", "training"):
-        monkeypatch.setitem(sys.modules, name, None)  # importing it would be an error
-    assert call(command) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    script = f"{command.split()[0]}.py"
-    end = f"; {script} --help lists the options"
-    told = command not in COMBINATIONS and not SAYS_MORE.match(text_of(REFUSED[command]))
-    assert line.startswith(f"{script}: ") and line.endswith(end) == told
-    assert_sentence(line.removeprefix(f"{script}: ").removesuffix(end), REFUSED[command])
-    assert not list(workdir.iterdir())
-
-
-def names_in(rows):
-    """What the sentences begin with: the options or knobs that are refused for their value."""
-    beginnings = map(re.compile(r"(?:argument --)?([\w-]+)[:=]").match, map(text_of, rows.values()))
-    return [match[1] for match in beginnings if match]
-
-
-def test_every_option_is_among_them_and_none_more_than_three_times(monkeypatch, capsys):
-    known = set()
-    for script in ("train_cnn", "train_autoencoder", "train_ae_classifier", "evaluate", "compare", "predict", "export"):
-        assert call(f"{script} --help") == 0
-        known |= set(re.findall(r"^  --([\w-]+)", capsys.readouterr().out, re.MULTILINE))
-    refused = [name.lower() for name in names_in(OPTIONS)]  # ARCH and CONFIG are called by their knobs
-    assert set(refused) == known
-    assert max(map(refused.count, refused)) == 3
-
-
-def test_every_knob_is_among_them():
-    assert set(names_in(KNOBS)) == {knob for *_, knob in knobs.declared() if knob}
+        try:
+            cli.run(importlib.import_module(script).main)
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------
@@ -707,61 +510,6 @@ def test_the_traps_are_such_where_everything_is_allowed(copy):
     own(foreign)()
     importlib.import_module("foreign")
     assert Path("pwned").exists()
-
-
-# --- make -----------------------------------------------------------------------------------------------------------
-
-FOLDS = 'is not a list of whole numbers from 1 to 1000, such as "1 2 3"'
-KNOWN = " ".join(sorted({knob for *_, knob in knobs.declared() if knob} | knobs.OF_MAKE.keys()))
-MAKE = {
-    "cnn NOUAG=1": f"there is no knob NOUAG; the knobs are {KNOWN}",
-    "cnn SHELL=/bin/false": f"there is no knob SHELL; the knobs are {KNOWN}",
-    "ae 'NOUAG=$(shell touch pwned)`touch pwned`'": f"there is no knob NOUAG; the knobs are {KNOWN}",
-    "test-eval MODEL=cnn epochs=3": f"there is no knob epochs; the knobs are {KNOWN}",
-    "cnn FOLDS=0": f"FOLDS=0 {FOLDS}",
-    "cnn 'FOLDS=1\nx'": f"FOLDS=1 x {FOLDS}",
-    "mod_ae_cls 'FOLDS=$(shell touch pwned)`touch pwned`'": f"FOLDS=$(shell touch pwned)`touch pwned` {FOLDS}",
-    "ae FOLDS=1": "make ae does not take FOLDS",
-    "cnn FOLDS=1001": f"FOLDS=1001 {FOLDS}",
-    "help EPOCHS=3": "make help does not take EPOCHS",
-    "clean NAME=x": "make clean does not take NAME",
-    "cnnn": like("make: *** No rule to make target {}.  Stop.", ".cnnn."),
-    "cnn-fold6": like("make: *** No rule to make target {}.  Stop.", ".cnn-fold6."),
-}
-THROUGH_MAKE = {  # the sentence is the script's, before "; ... --help lists the options"
-    "cnn FOLDS=1 NAME=../up": f"train_cnn.py: NAME: '../up' {NAME}",
-    "ae 'DATA=two\nlines.npz'": rf"train_autoencoder.py: DATA: 'two\nlines.npz' {UNPRINTABLE}",
-    """test-eval 'MODEL=$(touch pwned)`touch pwned`";touch pwned;'""": (
-        f"""evaluate.py: MODEL: '$(touch pwned)`touch pwned`";touch pwned;' {MODEL}"""
-    ),
-    "test-eval MODEL=": "evaluate.py: the following arguments are required: --model",
-    "ae_cls FOLDS=1 EPOCHS=0": f"train_ae_classifier.py: EPOCHS: '0' {WHOLE}",  # before the autoencoder
-    "ae NOAUG=2": "train_autoencoder.py: NOAUG=2 is neither 1 nor 0",
-    "ae_cls FOLDS=1 'FORCE=1 1'": "train_ae_classifier.py: FORCE=1 1 is neither 1 nor 0",
-    "cnn FOLDS=1 'FORCE=yes\nplease'": "train_cnn.py: FORCE=yes please is neither 1 nor 0",
-    "cnn FOLDS=1 NOAUG=1": like("train_cnn.py: it does not take NOAUG; it takes {}", "[A-Z, ]+"),
-    "cnn FOLDS=1 MODEL=cnn": like("train_cnn.py: it does not take MODEL; it takes {}", "[A-Z, ]+"),
-}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return copy_project(tmp_path_factory.mktemp("make") / "a project")
-
-
-@pytest.mark.parametrize("command", [*MAKE, *THROUGH_MAKE])
-def test_make_refuses(command, project):
-    before = sorted(project.glob("*"))
-    result = make(project, *shlex.split(command))
-    assert result.returncode == 2
-    line, *rest = result.stderr.splitlines()
-    if command in MAKE:
-        assert not rest and not result.stdout
-        assert_sentence(re.sub(r"^Makefile:\d+: \*\*\* (.*)\.  Stop\.$", r"\1", line), MAKE[command])
-    else:  # make adds a line of its own where a command ends with an error
-        assert len(rest) == 1 and rest[0].startswith("make: *** [")
-        assert_sentence(re.sub(r"; \w+\.py --help lists the options$", "", line), THROUGH_MAKE[command])
-    assert [path for path in sorted(project.glob("*")) if path.name != "__pycache__"] == before
 
 
 # --- Damage at many places ------------------------------------------------------------------------------------------

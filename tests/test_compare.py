@@ -309,13 +309,13 @@ def test_of_several_controls_that_of_the_same_name_or_without_one_counts_and_oth
 
 
 def test_a_baseline_of_ones_own(study):
-    found = run("BASELINE=autoencoder_cls_noaug")
+    found = run("--baseline=autoencoder_cls_noaug")
     assert {*pairs(found)} == {(name, "autoencoder_cls_noaug") for name in ("autoencoder_cls_scratch", "cnn")}
     with pytest.raises(InputError, match="BASELINE='other'"):
-        run("BASELINE=other")
+        run("--baseline=other")
     write("autoencoder_cls_noaug", {6: 0.8}, "frozen")
     with pytest.raises(InputError, match="no fold in common"):
-        run("BASELINE=cnn")
+        run("--baseline=cnn")
     assert {*pairs(run())} == {("autoencoder_cls_scratch", "cnn")}
 
 
@@ -325,7 +325,7 @@ def test_a_baseline_of_ones_own(study):
 def test_runs_on_more_or_fewer_of_the_same_pictures_are_compared_where_named_alone(study, changed, what):
     write("cnn_b", [0.8, 0.82, 0.8], **changed)
     assert "cnn_b" in run()["left_out"]
-    (row,) = run("RUNS=cnn cnn_b")["comparisons"]
+    (row,) = run("--runs=cnn cnn_b")["comparisons"]
     assert (row["run"], row["baseline"]) == ("cnn_b", "cnn") and row["unlike"].startswith(what)
     assert row["correlation"] == 0.15  # of the pair's larger share
     assert row["reduced_minus_others"]["classes"] == ["bird", "deer", "truck"]
@@ -347,7 +347,7 @@ def test_runs_on_other_data_are_left_out_or_when_asked_for_refused(study, change
     assert list(found["runs"]) == ["autoencoder_cls_noaug", "autoencoder_cls_scratch", "cnn"]
     assert what in found["left_out"]["mod_autoencoder_cls"] and "Left out" in found["text"]
     with pytest.raises(InputError, match=what):
-        run("RUNS=cnn mod_autoencoder_cls")
+        run("--runs=cnn mod_autoencoder_cls")
 
 
 @pytest.mark.parametrize("where", ["train_sha256", "class_names"])
@@ -376,7 +376,7 @@ def test_the_runs_trained_here_last_go_before_more_that_were_published(study):
 def test_data_names_the_pictures(study):
     for name in ("cnn_a", "cnn_b"):
         write(name, {1: 0.5}, sha256=common.load_data("digits").sha256)
-    assert list(run("DATA=digits")["runs"]) == ["cnn_a", "cnn_b"]
+    assert list(run("--data=digits")["runs"]) == ["cnn_a", "cnn_b"]
 
 
 @pytest.mark.parametrize("words", ["cnn gone", "cnn", "cnn cnn", "cnn autoencoder_noaug", "cnn broken", "cnn turns"])
@@ -384,7 +384,7 @@ def test_runs_that_cannot_be_compared_are_refused(study, words):
     (recipes.IMAGES / "broken_report.json").write_text("{")
     write("cnn_turns", [0.9], task="turns").rename("imgs/turns_report.json")
     with pytest.raises(InputError):
-        run(f"RUNS={words}")
+        run(f"--runs={words}")
     assert not (recipes.IMAGES / "comparison.json").exists()
 
 
@@ -397,7 +397,7 @@ def test_runs_that_are_named_may_lie_in_a_folder_but_those_in_imgs_itself_go_bef
     trained_here("cnn_other")  # whose report lies in that folder
     found = run()
     assert "cnn_other" not in found["runs"] and not found["left_out"]
-    assert pairs(run("RUNS=cnn cnn_other"))["cnn_other", "cnn"]["mean"] == pytest.approx(-0.1)
+    assert pairs(run("--runs=cnn cnn_other"))["cnn_other", "cnn"]["mean"] == pytest.approx(-0.1)
 
 
 def first(report):
@@ -434,7 +434,7 @@ def test_what_is_not_evaluated_or_was_trained_again_is_said(study):
         trained_here(name.removesuffix("_fold1"))
         (recipes.CHECKPOINTS / f"{name}.keras").touch()
     assert run()["left_out"].keys() == {"cnn_fold1", "cnn_fold3", "cnn_fold6", "cnn_new_fold1"}
-    assert "test-eval" in run("RUNS=cnn autoencoder_cls_noaug")["left_out"]["cnn_fold1"]
+    assert "test-eval" in run("--runs=cnn autoencoder_cls_noaug")["left_out"]["cnn_fold1"]
 
 
 # --- What it says ---
@@ -490,7 +490,7 @@ def test_the_reduced_classes_are_compared_with_the_others(study):
     assert f"{100 * low:+.1f} to {100 * high:+.1f}" in run()["text"]
     for name in ("cnn", "cnn_b"):  # where no class is reduced there is no such row
         write(name, [0.7, 0.72, 0.73], reduced=[])
-    assert [row["reduced_minus_others"] for row in run("RUNS=cnn cnn_b")["comparisons"]] == [None]
+    assert [row["reduced_minus_others"] for row in run("--runs=cnn cnn_b")["comparisons"]] == [None]
 
 
 @pytest.mark.parametrize(
@@ -539,7 +539,7 @@ def test_the_verdict_is_by_the_adjusted_p(study):
 def test_other_code_and_processors_are_said(study, record, other, expected, capsys):
     write("autoencoder_cls_scratch", [0.74, 0.75, 0.73], "scratch", record=other)
     write("autoencoder_cls_noaug", [0.80, 0.805, 0.79], "frozen", record=record)
-    (row,) = run("RUNS=autoencoder_cls_noaug autoencoder_cls_scratch")["comparisons"]
+    (row,) = run("--runs=autoencoder_cls_noaug autoencoder_cls_scratch")["comparisons"]
     assert [word in said for word, said in zip(expected, row["trained_unlike"], strict=True)] == [True] * len(expected)
     written = (recipes.IMAGES / "comparison.txt").read_text()
     assert written in capsys.readouterr().out and ("Trained differently" in written) == bool(expected)
@@ -564,7 +564,7 @@ def test_drawn_are_the_comparisons_with_a_control_where_there_are_any(study, mon
     drawn = []
     monkeypatch.setattr(plots, "plot_differences", lambda path, rows: drawn.append([row["run"] for row in rows]))
     run()
-    run("RUNS=cnn autoencoder_cls_scratch")
+    run("--runs=cnn autoencoder_cls_scratch")
     assert drawn == [["autoencoder_cls_noaug"], ["autoencoder_cls_scratch"]]
 
 

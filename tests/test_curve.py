@@ -97,7 +97,7 @@ def test_an_encoder_that_is_no_autoencoders_has_a_curve_of_its_own(study):
     assert found["tuned from cnn_fast_turns"] == "autoencoder_cls_fast_tuned_quarter_turns"
 
 
-@pytest.mark.parametrize("words", [["ARCH=elu"], []])
+@pytest.mark.parametrize("words", [["--arch=elu"], []])
 def test_one_share_or_a_network_without_encoders_is_no_curve(workdir, words):
     report(0.5, [0.7, 0.7, 0.71], None)
     with pytest.raises(InputError):

@@ -14,8 +14,8 @@ import export
 from util.cli import InputError, RunFailed
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of converters and runtimes
-CNN = ("DATA=small.npz", "MODEL=cnn")
-AUTOENCODER = ("DATA=small.npz", "MODEL=autoencoder", "NOAUG=1")
+CNN = ("--data=small.npz", "--model=cnn")
+AUTOENCODER = ("--data=small.npz", "--model=autoencoder", "--noaug=1")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_an_exported_file_gives_keras_s_outputs_for_pictures_as_they_are(study, 
     if lacking := [name for name in packages if not importlib.util.find_spec(name)]:
         pytest.skip(f"{', '.join(lacking)} not installed")
     before = contents()
-    export.main([*words, f"FORMAT={format_}"])
+    export.main([*words, f"--format={format_}"])
     for count in (1, 7):
         pictures = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3)).astype(np.float32)
         for stem in stems:
@@ -80,17 +80,17 @@ def test_an_exported_file_gives_keras_s_outputs_for_pictures_as_they_are(study, 
     assert after.items() >= before.items()
     new = {path for path in after.keys() - before if path.parent == Path("checkpoints")}
     assert new == {Path("checkpoints", f"{stem}{suffix}") for stem in stems}
-    export.main([*words, f"FORMAT={format_}"])  # they are there, and are the same
+    export.main([*words, f"--format={format_}"])  # they are there, and are the same
     assert contents() == after
 
 
 def test_what_is_there_and_is_another_is_refused(study):
     path = Path("checkpoints/small_cnn_fold2.tflite")
-    export.main([*CNN, "FORMAT=litert"])
+    export.main([*CNN, "--format=litert"])
     shutil.copy("checkpoints/small_cnn_fold1.tflite", path)
-    refuse(*CNN, "FORMAT=litert", match=path.name)
+    refuse(*CNN, "--format=litert", match=path.name)
     path.write_text("no model")
-    refuse(*CNN, "FORMAT=litert", match=path.name)
+    refuse(*CNN, "--format=litert", match=path.name)
 
 
 @pytest.mark.parametrize("format_", ["tf_saved_model", "litert"])
@@ -98,13 +98,13 @@ def test_an_export_that_gives_other_outputs_is_not_kept(study, monkeypatch, form
     suffix, outputs, packages = export.FORMATS[format_]
     wrong = (suffix, lambda *given: outputs(*given) + 1e-3, packages)
     monkeypatch.setitem(export.FORMATS, format_, wrong)
-    refuse(*CNN, f"FORMAT={format_}", error=RunFailed, match="outputs")
+    refuse(*CNN, f"--format={format_}", error=RunFailed, match="outputs")
 
 
 def test_what_cannot_be_exported_is_refused(study, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    refuse("MODEL=cnn", match="make cnn")
-    refuse(*CNN, "FORMAT=tar", match="FORMAT")
+    refuse("--model=cnn", match="make cnn")
+    refuse(*CNN, "--format=tar", match="--format")
     assert export.os.environ["CUDA_VISIBLE_DEVICES"] == "-1"  # a GPU's products, of ten bits, would be too far off
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    refuse(*CNN, "FORMAT=onnx", match="pip install onnx onnxruntime tf2onnx")
+    refuse(*CNN, "--format=onnx", match="pip install onnx onnxruntime tf2onnx")

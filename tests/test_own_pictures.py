@@ -278,7 +278,7 @@ def test_other_pictures_of_ten_numbers_are_none_of_the_digits(tmp_path):
 def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_recipes):
     """Two names for the same pictures: neither a finished nor an unfinished training is of both."""
     monkeypatch.chdir(tmp_path)
-    words = ["DATA=My pets", "EPOCHS=1", "BATCH=8", "PRECISION=float32"]
+    words = ["--data=My pets", "--epochs=1", "--batch-size=8", "--precision=float32"]
     train_cnn.main(words)
     run = Run("my-pets_cnn", 1)
     record = run.read_record()
@@ -286,15 +286,15 @@ def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_
     train_cnn.main(words)  # is finished already
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish", lambda *_: None)
-        train_cnn.main([*words, "NAME=other"])
+        train_cnn.main([*words, "--name=other"])
     for part in ("train", "test"):
         (folder / part / "dog").rename(folder / part / "hound")
     data.read_folder.cache_clear()
     for script, more in (
         (train_cnn, words),
-        (train_cnn, [*words, "NAME=other"]),
-        (evaluate, ["DATA=My pets", "MODEL=cnn"]),
-        (predict, ["DATA=My pets", "MODEL=cnn", f"IMAGE={folder / 'train'}"]),
+        (train_cnn, [*words, "--name=other"]),
+        (evaluate, ["--data=My pets", "--model=cnn"]),
+        (predict, ["--data=My pets", "--model=cnn", f"--image={folder / 'train'}"]),
     ):
         with pytest.raises(InputError, match=r"cat, dog, .* cat, hound"):
             script.main(more)
@@ -302,7 +302,7 @@ def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_
 
 def test_content_decides_whether_a_state_beside_a_finished_file_is_spent(folder, tmp_path, monkeypatch, tiny_recipes):
     monkeypatch.chdir(tmp_path)
-    words = ["DATA=My pets", "EPOCHS=1", "BATCH=8", "PRECISION=float32"]
+    words = ["--data=My pets", "--epochs=1", "--batch-size=8", "--precision=float32"]
     run, state = Run("my-pets_cnn", 1), tmp_path / "kept.state"
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish", lambda run, *_: shutil.copy(run.state, state))
@@ -315,7 +315,7 @@ def test_content_decides_whether_a_state_beside_a_finished_file_is_spent(folder,
         assert run.unfinished(settings, names) is None and not run.state.exists()
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish", lambda *_: None)
-        train_cnn.main([*words, "FORCE=1"])
+        train_cnn.main([*words, "--force=1"])
     for age in (0, 2e9):
         os.utime(run.state, (age, age))
         assert run.unfinished(settings, names) and run.state.exists()

@@ -19,7 +19,7 @@ import data
 import predict
 from util.cli import InputError
 
-DATA = "DATA=small.npz"
+DATA = "--data=small.npz"
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_three_likeliest_classes_are_those_of_the_mean_probability_of_the_fo
     names = ["deer.bmp", "a cat's [1].png", "photos/b.png", "photos/deep/a.JPG", "photos/deep/c.webp"]
     Path("small.npz").unlink()  # predicting takes no data set
     before = hashes()
-    predict.main([DATA, "MODEL=cnn", 'IMAGE=deer.bmp "a cat\'s [1].png" photos', "OUT=new/predicted.csv"])
+    predict.main([DATA, "--model=cnn", '--image=deer.bmp "a cat\'s [1].png" photos', "--out=new/predicted.csv"])
     said = capsys.readouterr().out
     assert {path: found for path, found in hashes().items() if path in before} == before
     assert "small_cnn: 5 pictures, mean probability of 2 folds (1, 2)\n" in said
@@ -108,7 +108,7 @@ def test_the_three_likeliest_classes_are_those_of_the_mean_probability_of_the_fo
 
 def test_an_autoencoder_gives_reconstructions_with_their_quality(study, capsys):
     names = ["photos/b.png", "photos/deep/c.webp"]
-    predict.main([DATA, "MODEL=autoencoder", "NOAUG=1", f"IMAGE={' '.join(names)}", "OUT=quality.csv"])
+    predict.main([DATA, "--model=autoencoder", "--noaug=1", f"--image={' '.join(names)}", "--out=quality.csv"])
     said = capsys.readouterr().out
     assert "small_autoencoder_noaug: 2 pictures, one finished training\n" in said
     for name, row, copy in zip(names, rows("quality.csv"), output("small_autoencoder_noaug", names), strict=True):
@@ -129,7 +129,7 @@ def test_many_pictures_are_predicted_in_pieces_and_the_first_drawn(study, monkey
         Image.fromarray(image).save(f"photos/{number:02}.png")
     for chunk, name in ((500, "whole.csv"), (25, "pieces.csv")):
         monkeypatch.setattr(predict, "CHUNK", chunk)
-        predict.main([DATA, "MODEL=cnn", "IMAGE=photos/[0-9]*.png", f"OUT={name}"])
+        predict.main([DATA, "--model=cnn", "--image=photos/[0-9]*.png", f"--out={name}"])
     whole, pieces = rows("whole.csv"), rows("pieces.csv")
     assert [row["file"] for row in whole] == [f"photos/{number:02}.png" for number in range(30)]
     for one, other in zip(whole, pieces, strict=True):
@@ -159,7 +159,7 @@ def test_the_lines_of_the_readme_see_what_predict_sees(study, monkeypatch, capsy
         path.unlink()
     exec(code, {})
     printed = np.array(re.findall(r"\d\.\d+(?:e-\d+)?", capsys.readouterr().out.partition("[[")[2]), float)
-    predict.main([DATA, "MODEL=cnn", "IMAGE=cat.jpg", "OUT=out.csv"])
+    predict.main([DATA, "--model=cnn", "--image=cat.jpg", "--out=out.csv"])
     (row,) = rows("out.csv")
     assert float(row["probability 1"]) == pytest.approx(printed.max(), abs=1e-5)
 
@@ -197,7 +197,7 @@ def test_folders_may_be_links_and_what_is_no_picture_is_counted(study, capsys):
 def test_a_name_that_a_terminal_cannot_show_reaches_the_csv_as_it_is(study, capsys):
     name = b"photos/\x1b\xff.png".decode(errors="surrogateescape")
     shutil.copy("deer.bmp", name)
-    predict.main([DATA, "MODEL=cnn", "IMAGE=photos", "OUT=out.csv"])
+    predict.main([DATA, "--model=cnn", "--image=photos", "--out=out.csv"])
     assert r"| 'photos/\x1b\udcff.png' " in capsys.readouterr().out
     assert b"\r\nphotos/\x1b\xff.png," in Path("out.csv").read_bytes()
 
@@ -214,7 +214,7 @@ def test_a_name_that_a_terminal_cannot_show_reaches_the_csv_as_it_is(study, caps
     ],
 )
 def test_a_picture_that_is_not_there_or_cannot_be_read_is_refused(study, text, word):
-    refuse(DATA, "MODEL=cnn", f"IMAGE={text}", "OUT=out.csv", match=word)
+    refuse(DATA, "--model=cnn", f"--image={text}", "--out=out.csv", match=word)
 
 
 # --- Which run ------------------------------------------------------------------------------------------------------
@@ -238,35 +238,35 @@ def test_cifar10_in_a_file_has_no_prefix_and_nothing_is_downloaded(study, monkey
         change_record(f"small_cnn_fold{fold}", data={"source": "cifar10.npz"})
         for path in Path("checkpoints").glob(f"small_cnn_fold{fold}.*"):
             path.rename(path.with_name(path.name.removeprefix("small_")))
-    for words in ([], ["DATA=elsewhere/cifar10.npz"]):
-        predict.main(["MODEL=cnn", "IMAGE=deer.bmp", *words])
+    for words in ([], ["--data=elsewhere/cifar10.npz"]):
+        predict.main(["--model=cnn", "--image=deer.bmp", *words])
         assert "\ncnn: 1 picture, mean probability of 2 folds" in f"\n{capsys.readouterr().out}"
-    refuse("MODEL=cnn", "IMAGE=deer.bmp", "DATA=other.npz", match="make cnn DATA=other.npz")
+    refuse("--model=cnn", "--image=deer.bmp", "--data=other.npz", match="make cnn DATA=other.npz")
 
 
 def test_a_run_of_the_same_name_on_other_data_does_not_answer(study):
     for fold in (1, 2):
         change_record(f"small_cnn_fold{fold}", data={"source": "Small.npz"})
-    refuse(DATA, "MODEL=cnn", "IMAGE=deer.bmp", match="make cnn DATA=small.npz")
-    predict.main(["DATA=Small.npz", "MODEL=cnn", "IMAGE=deer.bmp"])
+    refuse(DATA, "--model=cnn", "--image=deer.bmp", match="make cnn DATA=small.npz")
+    predict.main(["--data=Small.npz", "--model=cnn", "--image=deer.bmp"])
 
 
 def test_classes_in_another_order_are_refused_naming_both(study):
     content = dict(np.load("small.npz"))
     np.savez("small.npz", **{**content, "class_names": content["class_names"][::-1]})
-    refuse(DATA, "MODEL=cnn", "IMAGE=deer.bmp", match=r"airplane, automobile, .* truck, ship")
+    refuse(DATA, "--model=cnn", "--image=deer.bmp", match=r"airplane, automobile, .* truck, ship")
 
 
 @pytest.mark.parametrize(
     ("words", "word"),
     [
-        ("MODEL=cnn", "image"),
-        ("IMAGE=deer.bmp", "MODEL"),
-        ("MODEL=cnn IMAGE=deer.bmp NAME=mine", "make cnn DATA=small.npz NAME=mine"),
-        ("MODEL=cnn IMAGE=deer.bmp ARCH=elu", "make cnn ARCH=elu DATA=small.npz"),
-        ("MODEL=cnn IMAGE=deer.bmp NOAUG=1", "noaug"),
-        ("MODEL=cnn IMAGE=deer.bmp OUT=small.npz", "OUT"),
-        ("MODEL=cnn IMAGE=deer.bmp EPOCHS=3", "EPOCHS"),
+        ("--model=cnn", "image"),
+        ("--image=deer.bmp", "MODEL"),
+        ("--model=cnn --image=deer.bmp --name=mine", "make cnn --data=small.npz --name=mine"),
+        ("--model=cnn --image=deer.bmp --arch=elu", "make cnn --arch=elu --data=small.npz"),
+        ("--model=cnn --image=deer.bmp --noaug=1", "noaug"),
+        ("--model=cnn --image=deer.bmp --out=small.npz", "OUT"),
+        ("--model=cnn --image=deer.bmp --epochs=3", "EPOCHS"),
     ],
 )
 def test_what_does_not_go_together_is_refused(study, words, word):
@@ -276,30 +276,30 @@ def test_what_does_not_go_together_is_refused(study, words, word):
 
 def test_folds_that_are_no_ensemble_or_damaged_are_refused(study):
     change_record("small_cnn_fold2", settings={"batch_size": 7})
-    refuse(DATA, "MODEL=cnn", "IMAGE=deer.bmp", match="BATCH 128 and 7")
+    refuse(DATA, "--model=cnn", "--image=deer.bmp", match="BATCH 128 and 7")
     change_record("small_cnn_fold2", settings={"batch_size": 128}, data={"class_names": list("abcdefghij")})
-    refuse(DATA, "MODEL=cnn", "IMAGE=deer.bmp", match="a, b, c")
+    refuse(DATA, "--model=cnn", "--image=deer.bmp", match="a, b, c")
     path = Path("checkpoints/small_cnn_fold2.keras")
     path.write_bytes(path.read_bytes()[:-100])
-    refuse(DATA, "MODEL=cnn", "IMAGE=deer.bmp", match=path.name)
+    refuse(DATA, "--model=cnn", "--image=deer.bmp", match=path.name)
 
 
 def test_a_provided_model_predicts_where_nothing_is_trained(study, capsys):
-    refuse("IMAGE=deer.bmp", match="MODEL")
+    refuse("--image=deer.bmp", match="MODEL")
     Path("pretrained").mkdir()
     for path in Path("checkpoints").glob("small_cnn_fold1.*"):
         shutil.copy(path, Path("pretrained", path.name.replace("small_cnn", "cnn_fast")))
-    for words in ([], ["MODEL=cnn", "ARCH=fast"]):
+    for words in ([], ["--model=cnn", "--arch=fast"]):
         before = hashes()
-        predict.main(["IMAGE=deer.bmp", *words, "OUT=out.csv"])
+        predict.main(["--image=deer.bmp", *words, "--out=out.csv"])
         said = capsys.readouterr().out
         assert "make cnn ARCH=fast" in said and "\ncnn_fast: 1 picture" in said
         assert hashes().keys() - before <= {Path("out.csv"), Path("imgs/cnn_fast_predict.png")}
         Path("out.csv").unlink()
-    refuse("IMAGE=deer.bmp", DATA, match="MODEL")
-    refuse("IMAGE=deer.bmp", "MODEL=cnn", match="make cnn")
+    refuse("--image=deer.bmp", DATA, match="MODEL")
+    refuse("--image=deer.bmp", "--model=cnn", match="make cnn")
     for path in Path("checkpoints").glob("small_cnn_fold1.*"):
         shutil.copy(path, Path("checkpoints", path.name.replace("small_cnn", "cnn_fast")))
-    refuse("IMAGE=deer.bmp", match="cnn_fast")  # there is one of one's own now
-    predict.main(["IMAGE=deer.bmp", "MODEL=cnn", "ARCH=fast"])
+    refuse("--image=deer.bmp", match="cnn_fast")  # there is one of one's own now
+    predict.main(["--image=deer.bmp", "--model=cnn", "--arch=fast"])
     assert "pretrained" not in capsys.readouterr().out
