@@ -91,7 +91,8 @@ def reduce_classes(labels, keep, seed):
         count = len(members) // 2 if count is None else count
         if not 2 <= count <= len(members):
             raise InputError(
-                f"KEEP={count} cannot be kept of class {number}, which has {len(members)}; change KEEP or REDUCED"
+                f"{count} images of class {number} cannot be kept: it has {len(members)}, and at least 2 have to stay; "
+                "change KEEP or REDUCED"
             )
         kept[rng(seed, "keep", number).permutation(members)[count:]] = False
     return np.flatnonzero(kept)

@@ -51,7 +51,7 @@ RunSuffix = Annotated[str, pydantic.AfterValidator(run_suffix)]
 class Choice(Part):
     """What chooses a run, of a CNN or any other model: its name says all of it."""
 
-    arch: str | None = setting(None, "another network, trained its own way", knob="ARCH")
+    arch: str | None = setting(None, "another network, which is trained in its own way", knob="ARCH")
     data: FilePath | None = setting(
         None, "a folder of pictures by class, a .npz, or digits; unset: CIFAR-10, downloaded once", knob="DATA"
     )
@@ -62,7 +62,7 @@ class AutoencoderChoice(Choice):
     """What chooses an autoencoder, of itself or for a classifier on it."""
 
     noaug: bool = setting(
-        False, "the autoencoder is (for a classifier: was) trained without augmentation", knob="NOAUG"
+        False, "train the autoencoder without augmentation; for a classifier: build on that autoencoder", knob="NOAUG"
     )
     target: Target = setting(
         "augmented", "what the autoencoder reconstructs: the picture it sees, or the original", knob="TARGET"
@@ -72,8 +72,8 @@ class AutoencoderChoice(Choice):
 class ClassifierChoice(AutoencoderChoice):
     encoder: Encoder = setting(
         "frozen",
-        "a classifier's encoder: frozen (pretrained, then frozen), tuned (pretrained, then fine-tuned); controls: "
-        "scratch (all of it trained from nothing), random (as frozen, but never trained)",
+        "what happens to the classifier's encoder: frozen (pretrained, then frozen), tuned (pretrained, then "
+        "fine-tuned); or a control: scratch (nothing is pretrained), random (frozen without ever being trained)",
         knob="ENCODER",
     )
 
@@ -131,79 +131,86 @@ class Settings(Part):
     """What a training follows from, besides the code: a recipe's values, or those of CONFIG and the command line."""
 
     model: str = ""  # the row of RECIPES
-    network: Part = setting(Part(), "a dictionary of the network's own settings, where it has any")
-    scale: float = setting(1 / 255, "the network sees pixels, 0 to 255, times this", gt=0)
-    offset: float = setting(0.0, "plus this")
+    network: Part = setting(Part(), "the network's own settings, where it has any, as a dictionary")
+    scale: float = setting(1 / 255, "the network sees each pixel, 0 to 255, multiplied by this number ...", gt=0)
+    offset: float = setting(0.0, "... plus this number")
     augmentation: Augmentation = setting(
         Augmentation(rotation=40, shift=0.2, shear=0.2, zoom=0.2, flip=True),
-        "a dictionary of how far augmentation goes",
+        "how far augmentation goes, as a dictionary",
     )
-    balanced: bool = setting(True, "batches with as many of each class")
-    class_weights: bool = setting(False, "a class's losses times images / (classes x its images)")
+    balanced: bool = setting(True, "whether batches hold the same number of images of each class")
+    class_weights: bool = setting(
+        False, "whether the loss of an image is multiplied by images / (classes x images of its class)"
+    )
     reduced: Annotated[list[Annotated[int, Field(ge=0)] | str] | None, pydantic.BeforeValidator(class_list)] = setting(
         None,
-        "classes of which images are left out, by name or number, or none (unset: 2,4,9 of CIFAR-10 and the digits; of "
-        "other pictures none, nor of other documents' CNNs without KEEP)",
+        "classes of which only some images are kept, by name or number, or none (unset: bird,deer,truck of CIFAR-10 "
+        "and 2,4,9 of the digits; no class of other pictures, nor for the CNNs of other documents)",
         knob="REDUCED",
     )
     keep: Annotated[int, Field(ge=2)] | list[Annotated[int, Field(ge=2)]] | None = setting(
-        None, "images kept of each reduced class (unset: half of them)", knob="KEEP"
+        None, "how many images of each reduced class are kept (unset: half of them)", knob="KEEP"
     )
     task: Literal["classes", "turns"] = setting(
         "classes",
-        "what the network learns to tell: classes; or turns: by how many quarter turns a picture was turned, without "
-        "its label",
+        "what the network learns to tell: classes, or turns (by how many quarter turns each picture was turned; labels "
+        "are not used)",
         knob="TASK",
     )
     split: Literal["shuffle", "first", "last"] = setting(
-        "shuffle", "shuffle: stratified, another one each fold; or the first or last images validate"
+        "shuffle", "which images validate: shuffle (drawn anew for each fold, stratified), first or last"
     )
     val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1)
     validate_every: int = setting(1, "epochs from one validation to the next; the last epoch is always validated", ge=1)
     labelled: float = setting(
-        1.0, "share of the training images that a classifier sees, with their labels", knob="LABELLED", gt=0, le=1
+        1.0, "share of the training images that a classifier is trained on", knob="LABELLED", gt=0, le=1
     )
-    seed: int = setting(0, "seed of every draw", knob="SEED", ge=0, le=2**32 - 1)
+    seed: int = setting(0, "seed of all that is drawn at random", knob="SEED", ge=0, le=2**32 - 1)
     precision: Literal["auto", "float32", "mixed_bfloat16"] = setting(
-        "auto", "float32 or mixed_bfloat16; auto: the latter where the hardware is fast at it", knob="PRECISION"
+        "auto", "float32, mixed_bfloat16, or auto: mixed_bfloat16 where the hardware is fast at it", knob="PRECISION"
     )
     loss: Literal["categorical_crossentropy"] = "categorical_crossentropy"
     logit_adjustment: float = setting(
-        0.0, "while training, on a class's logit, this times the log of its share of the images", ge=0, le=10
+        0.0,
+        "while training, this number times the log of a class's share of the images is added to its logit",
+        ge=0,
+        le=10,
     )
-    label_smoothing: float = setting(0.0, "share of a label that is spread over all classes", ge=0, lt=1)
+    label_smoothing: float = setting(0.0, "share of each label that is spread over all classes", ge=0, lt=1)
     statistics: Literal["moving", "precise"] = setting(
         "precise",
-        "of batch normalisation: moving averages, or settled: those of 2,000 training images as they are, taken anew "
-        "before each validation",
+        "batch normalisation's statistics: moving averages, or precise (computed anew from 2,000 training images "
+        "without augmentation before each validation)",
     )
-    low_resolution: float = setting(0.0, "share of the run, at its beginning, on pictures shrunk to 24x24", ge=0, lt=1)
+    low_resolution: float = setting(
+        0.0, "share of the epochs, the first ones, that see pictures shrunk to 24x24", ge=0, lt=1
+    )
     unaugmented: float = setting(
-        0.4, "share of the run, at its end, without augmentation but alternating flips", ge=0, lt=1
+        0.4, "share of the epochs, the last ones, that augment by alternating flips alone", ge=0, lt=1
     )
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
-        "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or any Keras optimizer's configuration"
+        "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or the configuration of any Keras optimizer"
     )
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
-    bias_rate_factor: float = setting(1.0, "learning rate of biases, times this", gt=0)
+    bias_rate_factor: float = setting(1.0, "the learning rate of biases is multiplied by this number", gt=0)
     muon_rate_factor: float = setting(
-        0.0, "learning rate of convolutions, times this, and their steps by Muon; 0: as all else", ge=0
+        0.0, "above 0, convolutions learn by Muon, and their learning rate is multiplied by this number", ge=0
     )
     schedule: Literal[("plateau", *SCHEDULES)] | Annotated[float, Field(gt=0, le=1)] | None = setting(
         "linear",
-        "of the learning rate: linear or cosine (to 0 over the run's length), plateau (x 0.3 after 10 epochs without a "
-        "better val_loss), a number (x it each epoch), or null",
+        "how the learning rate falls: linear or cosine (to 0 at the end), plateau (times 0.3 after 10 epochs without a "
+        "better val_loss), a number (times that number after each epoch), or null (not at all)",
     )
-    warmup: float = setting(0.0, "share of the run in which a linear or cosine schedule first rises", ge=0, lt=1)
-    batch_size: int = setting(128, "images a batch", knob="BATCH", ge=1, le=2**16)
-    epochs: int = setting(30, "epochs at most; of the autoencoder 100", knob="EPOCHS", ge=1, le=10**6)
+    warmup: float = setting(
+        0.0, "share of the steps, the first ones, in which a linear or cosine schedule rises from 0", ge=0, lt=1
+    )
+    batch_size: int = setting(128, "images in a batch", knob="BATCH", ge=1, le=2**16)
+    epochs: int = setting(30, "how many epochs to train at most", knob="EPOCHS", ge=1, le=10**6)
     monitor: Literal["val_loss", "val_accuracy"] = setting(
-        "val_loss", "by what the best epoch is chosen and training stopped: val_loss, val_accuracy, val_psnr"
+        "val_loss", "the figure that chooses the best epoch and stops training: val_loss, val_accuracy or val_psnr"
     )
     patience: Annotated[int, Field(ge=1, le=10**6)] | None = setting(
-        None,
-        "epochs without a better validation before training stops (unset: never); of the autoencoder 15",
-        knob="PATIENCE",
+        None, "epochs without a better validation after which training stops (unset: never)", knob="PATIENCE"
     )
     # Of the pictures, the indices of those kept and of those trained on: what follows from the data.
     sha256: str | None = None
@@ -218,21 +225,22 @@ class AutoencoderSettings(Settings):
     logit_adjustment: Literal[0.0] = 0.0
     label_smoothing: Literal[0.0] = 0.0
     loss: Literal["mean_squared_error", "mean_absolute_error", "binary_crossentropy"] = setting(
-        "mean_squared_error", "of an autoencoder; or mean_absolute_error, binary_crossentropy"
+        "mean_squared_error",
+        "the loss of an autoencoder: mean_squared_error, mean_absolute_error or binary_crossentropy",
     )
     monitor: Literal["val_loss", "val_psnr"] = "val_loss"
     target: Target = "augmented"
     augment: bool = True
     noise: float = setting(
         0.0,
-        "standard deviation, as a share of the range of pixels, of noise on the picture that the network sees while "
-        "training; the target is the picture without it (a denoising autoencoder)",
+        "standard deviation of the noise on the picture that the network sees while training, as a share of 255; the "
+        "target is the picture without noise (a denoising autoencoder)",
         ge=0,
         le=1,
     )
     masked: float = setting(
         0.0,
-        "share of the squares of 4x4 pixels that the network does not see while training; the target is the whole "
+        "share of the squares of 4x4 pixels that are hidden from the network while training; the target is the whole "
         "picture (a masked autoencoder)",
         ge=0,
         lt=1,
@@ -246,15 +254,15 @@ class ClassifierSettings(Settings):
     encoder: Encoder = "frozen"
     encoder_blocks: int | None = setting(
         None,
-        "blocks of the encoder that are taken, and frozen if any are (unset: as the network's recipe has it)",
+        "how many blocks of the encoder are pretrained, and frozen if ENCODER says so (unset: the recipe's choice)",
         ge=1,
     )
     encoder_rate_factor: float = setting(
-        1.0, "of ENCODER=tuned: layers that were taken make this share of each step", gt=0, le=1
+        1.0, "with ENCODER=tuned, the learning rate of the pretrained layers is multiplied by this number", gt=0, le=1
     )
     frozen_share: float = setting(
         0.0,
-        "of ENCODER=tuned: share of the run, at its beginning, in which layers that were taken keep their weights",
+        "with ENCODER=tuned, share of the steps, the first ones, in which the pretrained layers do not change",
         ge=0,
         lt=1,
     )
@@ -262,7 +270,7 @@ class ClassifierSettings(Settings):
 
 
 class FastAutoencoder(Part):
-    code_width: int = setting(0, "channels of the code that the decoder gets, of 7x7 numbers each; 0: all 256", ge=0)
+    code_width: int = setting(0, "channels of 7x7 numbers that the decoder gets of the code; 0: all 256", ge=0)
 
 
 class CaeEncoder(Part):
@@ -274,7 +282,7 @@ class CaeEncoder(Part):
     batch_norm: bool = setting(True, "batch normalisation after each convolution")
     dropout: float = setting(0.2, "dropout after each block", ge=0, lt=1)
     input_noise: float = setting(0.0, "standard deviation of Gaussian noise on the pictures", ge=0, le=1)
-    hidden_noise: float = setting(0.0, "and after each block", ge=0, le=1)
+    hidden_noise: float = setting(0.0, "standard deviation of Gaussian noise after each block", ge=0, le=1)
 
 
 class CaeAutoencoder(CaeEncoder):
