@@ -62,7 +62,7 @@ def set_up_device():
 
 
 def tensorflow_on_processor():
-    """True where fast_layers are known to be faster; on a GPU none was measured."""
+    """True where kernels are known to be faster; on a GPU none was measured."""
     return keras.backend.backend() == "tensorflow" and not tensorflow.config.list_physical_devices("GPU")
 
 
