@@ -47,24 +47,20 @@ MAY_DIFFER = {"the images kept of reduced classes", "LABELLED"}
 class Options(Part):
     data: FilePath | None = setting(None, "compare runs on these pictures, as a training names them", knob="DATA")
     name: RunSuffix | None = setting(None, "a suffix of the comparison's name", knob="NAME")
-    runs: str | None = setting(
-        None, "runs to compare (unset: those on the same pictures, the ones trained on here last)", knob="RUNS"
-    )
-    baseline: str | None = setting(
-        None, "the run to compare with (unset: of each run its control, else cnn)", knob="BASELINE"
-    )
+    runs: str | None = setting(None, "runs to compare (unset: those trained here last, on the same data)", knob="RUNS")
+    baseline: str | None = setting(None, "the run to compare with (unset: each run's control, or cnn)", knob="BASELINE")
 
 
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     names = (options.runs or "").split()
-    runs, autoencoders, unusable = read_reports(subfolders=bool(names))
+    runs, autoencoders, unusable = read_reports()
     if options.data:
         pictures = load_data(options.data).sha256
         runs = [run for run in runs if run.settings["sha256"] == pictures]
-    chosen, left_out = require_runs(runs, unusable, names) if names else choose_group(runs, unusable)
-    pairs, unpaired = (pairs_with(options.baseline, chosen), {}) if options.baseline else pairs_with_controls(chosen)
-    if names and not pairs and not unpaired:
+    chosen, left_out = choose(runs, unusable, names)
+    pairs = pairs_with(options.baseline, chosen) if options.baseline else pairs_with_controls(chosen)
+    if names and not pairs:
         pairs = pairs_with(chosen[0].name, chosen)
     reduced = list(dict.fromkeys(itertools.chain(*(run.reduced for run in chosen))))
     content = {
@@ -72,117 +68,106 @@ def main(argv=None):
         "reduced": reduced,
         "runs": {run.name: figures_of(run, reduced, autoencoders) for run in chosen},
         "comparisons": compare_all(pairs, reduced),
-        "left_out": {**unpaired, **left_out},
+        "left_out": left_out,
     }
     text = in_words(content)
     name, recalls = (run_name(what, chosen[0].data["prefix"], name=options.name) for what in ("comparison", "recalls"))
     write_text(IMAGES / f"{name}.txt", f"{text}\n")
     write_json(IMAGES / f"{name}.json", {**content, "text": text})
-    written = [f"{name}.txt", f"{name}.json"]
     # Drawn are the comparisons of a pretrained encoder with the same network without one, or all where there are none.
     question = [row for row in content["comparisons"] if row["control"]] or content["comparisons"]
-    for figure, draw, *what in (
-        (f"{name}.png", plots.plot_differences, question),
-        (f"{recalls}.png", plots.plot_recalls, content["runs"], reduced),
-    ):
-        (IMAGES / figure).unlink(missing_ok=True)  # of another comparison
-        if what[-1]:
-            draw(IMAGES / figure, *what)
-            written.append(figure)
-    print(f"{text}\n\n{', '.join(written)} are written to {IMAGES}/")
+    (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
+    if question:
+        plots.plot_differences(IMAGES / f"{name}.png", question)
+    plots.plot_recalls(IMAGES / f"{recalls}.png", content["runs"], reduced)
+    print(f"{text}\n\n{name}.* and {recalls}.png are written to {IMAGES}/")
 
 
 # --- Reports ----------------------------------------------------------------------------------------------------------
 
 
 class Evaluated:
-    """The report of one run. Raises an error where it lacks something or does not fit together.
+    """The report of one run, as evaluate.py writes it.
 
-    `folds` is {number: its figures and its record}, `right` {number: which test images it got right}, `ensemble` the
-    ensemble's figures or None. `record` is that of one fold: all have the same settings, but code and processor may
+    `folds` is {number: its figures and its record}, `right` {number: which test images it got right}, `recall`
+    {number: that of each class}. `record` is that of one fold: all have the same settings, but code and processor may
     differ.
     """
 
-    def __init__(self, name, report):
-        self.name, self.data, self.ensemble = name, report["data"], report.get("ensemble")
+    def __init__(self, path, report):
+        self.name, self.path = path.name.removesuffix("_report.json"), path
+        self.data, self.ensemble = report["data"], report.get("ensemble")
         self.folds = {int(number): fold for number, fold in report["folds"].items()}
         for fold in self.folds.values():
             require_form(fold["record"], Record)
         self.record = next(iter(self.folds.values()))["record"]
         self.settings, self.class_names = self.record["settings"], self.record["data"]["class_names"]
         self.model, self.encoder = self.settings["model"], self.settings.get("encoder")
-        # Two runs of the same network have the builder and its own settings in common.
-        self.network = builder(self.model), self.settings.get("network") or {}
-        parts = name.removeprefix(f"{self.data['prefix']}_").removeprefix(self.model).split("_")
+        self.builder = RECIPES[self.model].build if self.model in RECIPES else self.model
+        self.encoder_from = name_and_fold(self.record.get("encoder_from") or "")[0]
+        parts = self.name.removeprefix(f"{self.data['prefix']}_").removeprefix(self.model).split("_")
         self.suffix = "_".join(part for part in parts if part not in ("", self.encoder, "noaug", "original"))  # NAME
         self.reduced = [self.class_names[number] for number in self.settings["reduced"]]
         self.same_data = {  # what two runs must have in common to be compared
             "the training pictures": self.settings["sha256"],
             "the images kept of reduced classes": self.settings["kept_sha256"],
             "the test pictures": self.data["test_sha256"],
-            "the classes' names": tuple(self.class_names),
-            "how the validation images are chosen": self.settings.get("split", "shuffle"),
+            "the classes' names": self.class_names,
+            "how the validation images are chosen": self.settings["split"],
             "VAL": self.settings["val"],
-            "LABELLED": self.settings.get("labelled", 1.0),
+            "LABELLED": self.settings["labelled"],
             "SEED": self.settings["seed"],
         }
+        self.processor = {n: processor(fold["record"]) for n, fold in self.folds.items()}
+        self.code = {n: code(fold["record"]) for n, fold in self.folds.items()}
         labels = np.array(report["labels"].split())
         self.right = {n: (np.array(fold["predicted"].split()) == labels) * 1.0 for n, fold in self.folds.items()}
+        self.recall = {n: np.array([fold["recall"][c] for c in self.class_names]) for n, fold in self.folds.items()}
         if not all(np.isclose(self.right[number].mean(), fold["accuracy"]) for number, fold in self.folds.items()):
             raise ValueError("an accuracy is not that of the predictions")
-        if any({*fold["recall"]} != {*self.class_names} for fold in self.folds.values()) or report["run"] != name:
-            raise ValueError("it lacks a class's recall, or is of another name")
+        # When the last fold was trained here; 0 where none was: published reports come without checkpoints.
+        files = [Run(self.name, fold).checkpoint for fold in self.folds]
+        self.trained_here = max((file.stat().st_mtime for file in files if file.exists()), default=0)
 
-    def trained_here(self):
-        """When the last of its folds was, 0 where none was: published reports come without checkpoints."""
-        files = (Run(self.name, fold).checkpoint for fold in self.folds)
-        return max((file.stat().st_mtime for file in files if file.exists()), default=0)
-
-    def recall_of(self, classes, folds):
+    def contrast(self, classes, folds):
         """The mean recall of these classes minus that of the others, on each of the folds."""
-        recalls = np.array([[self.folds[fold]["recall"][name] for name in self.class_names] for fold in folds])
-        among = np.isin(self.class_names, classes)
-        return recalls[:, among].mean(axis=1) - recalls[:, ~among].mean(axis=1)
+        recall, among = np.array([self.recall[fold] for fold in folds]), np.isin(self.class_names, classes)
+        return recall[:, among].mean(axis=1) - recall[:, ~among].mean(axis=1)
+
+    def split_of(self, fold):
+        return self.folds[fold]["record"]["data"]["train_sha256"]
+
+    def same_network(self, other):
+        return self.builder == other.builder and self.settings["network"] == other.settings["network"]
 
 
-def builder(model):
-    """What builds the network of a row of RECIPES: two models with one are the same network."""
-    return RECIPES[model].build if model in RECIPES else model
+def read_reports():
+    """([classifiers as Evaluated], {SHA-256 of an autoencoder: its figures}, {run: why it cannot be compared}).
 
-
-def read_reports(subfolders=False):
-    """(Classifiers as Evaluated, {SHA-256 of an autoencoder: its figures}, {name: why a report cannot be used}).
-
-    With `subfolders` also those in folders of imgs/; of two of one name that in imgs/ itself.
+    Reports in folders of imgs/ as well, unless one of the same name lies in imgs/ itself; reasons name the folder.
     """
-    runs, autoencoders, unusable = [], {}, {}
+    runs, autoencoders, unusable, evaluated = [], {}, {}, set()
     paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
-    paths = {path.name: path for path in paths}
-    elsewhere = {file for file, path in paths.items() if path.parent != IMAGES and not subfolders}
-    for file in sorted(paths.keys() - elsewhere):
-        path, name = paths[file], file.removesuffix("_report.json")
+    for _, path in sorted({path.name: path for path in paths}.items()):
+        name = str(path.relative_to(IMAGES)).removesuffix("_report.json")
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
                 records = [fold["record"] for fold in report["folds"].values()]
-                if None in records:
-                    unusable[name] = "it was evaluated without a record of its training"
-                elif name_and_fold(name)[1]:
-                    unusable[name] = "it is of one file, evaluated with --model-path"
-                elif any(record["settings"].get("task") == "turns" for record in records):
-                    unusable[name] = "it learnt to tell quarter turns, not classes"
+                evaluated |= {record["checkpoint_sha256"] for record in records if record}
+                if None in records or name_and_fold(name)[1]:
+                    unusable[name] = "it is a single file that was evaluated with --model-path"
                 elif "PSNR (dB)" in report["summary"]:
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
-                    autoencoders[records[0]["checkpoint_sha256"]] = {"name": name, **quality}
+                    autoencoders[records[0]["checkpoint_sha256"]] = {"name": name.rpartition("/")[2], **quality}
+                elif records[0]["settings"]["task"] == "turns":
+                    unusable[name] = "it learnt to tell quarter turns, not classes"
                 else:
-                    runs.append(Evaluated(name, report))
+                    runs.append(Evaluated(path, report))
         except InputError as error:
             unusable[name] = str(error)
-    reported = {f"{run.name}_fold{n}": fold["record"] for run in runs for n, fold in run.folds.items()}
-    for path in sorted(CHECKPOINTS.glob("[!.]*.keras")):
-        name, fold = name_and_fold(path.stem)
-        looked_at = fold and name not in unusable and f"{name}_report.json" not in elsewhere
-        if looked_at and reported.get(path.stem, {}).get("checkpoint_sha256") != file_sha256(path):
+    for path in sorted(CHECKPOINTS.glob("[!.]*_fold*.keras")):
+        if file_sha256(path) not in evaluated:
             unusable[path.stem] = "it is not evaluated, or was trained again since: run make test-eval with its MODEL"
     return runs, autoencoders, unusable
 
@@ -190,54 +175,52 @@ def read_reports(subfolders=False):
 # --- Which runs, against which ----------------------------------------------------------------------------------------
 
 
-def require_runs(runs, unusable, names):
-    """(The runs called `names`, what of them cannot be used). Raises InputError where two are of other data."""
-    by_name = {run.name: run for run in runs}
+def choose(runs, unusable, names):
+    """(The runs called `names`, or without names a group on the same data in imgs/ itself, {what is left out: why}).
+
+    Raises InputError where they cannot be compared.
+    """
+    by_name, reasons = {run.name: run for run in runs}, {stem.rpartition("/")[2]: why for stem, why in unusable.items()}
     for name in names:
         if name not in by_name:
-            reason = unusable.get(name, f"{IMAGES} has no report of that name; it has {', '.join(by_name) or 'none'}")
+            reason = reasons.get(name, f"{IMAGES} has no report of that name; it has {', '.join(by_name) or 'none'}")
             raise InputError(f"{name!r} cannot be compared: {reason}")
-    chosen = [by_name[name] for name in dict.fromkeys(names)]
+    if names:
+        chosen = [by_name[name] for name in dict.fromkeys(names)]
+        left_out = {stem: why for stem, why in reasons.items() if name_and_fold(stem)[0] in names}
+    else:
+        runs = [run for run in runs if run.path.parent == IMAGES]
+        chosen = latest_group(runs, lambda one, other: not difference_of_data(one, other))
+        left_out = {run.name: difference_of_data(chosen[0], run) for run in runs if run not in chosen}
+        left_out |= {name: why for name, why in unusable.items() if "/" not in name}
     if len(chosen) < 2:
-        raise InputError("one run alone compares with nothing; give RUNS two and more")
-    for one, other in itertools.combinations(chosen, 2):
-        if differing := difference_of_data(one, other, MAY_DIFFER):
-            raise InputError(f"{one.name} and {other.name} cannot be compared: {differing}; leave one of them out")
-    return chosen, {stem: why for stem, why in unusable.items() if name_and_fold(stem)[0] in names}
-
-
-def choose_group(runs, unusable):
-    """(Runs on the same data, {name of another run: why not}).
-
-    Of several groups of two and more the one trained here last, then the largest, then that with the most folds.
-    """
-
-    def rank(run):
-        group = [other for other in runs if not difference_of_data(run, other)]
-        latest, folds = max(other.trained_here() for other in group), sum(len(other.folds) for other in group)
-        return len(group) > 1, latest, len(group), folds
-
-    first = max(runs, key=rank, default=None)
-    differing = {run.name: difference_of_data(first, run) for run in runs}
-    chosen = [run for run in runs if not differing[run.name]]
-    left_out = {name: reason for name, reason in differing.items() if reason} | unusable
-    if len(chosen) < 2:
-        reasons = "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
+        more = "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
         raise InputError(
-            f"{IMAGES} has no two evaluated classifiers on the same data: run `make cnn` and others{reasons}"
+            f"a comparison takes two evaluated classifiers on the same data: run `make cnn` and others{more}"
         )
+    for run in chosen[1:]:
+        if differing := difference_of_data(chosen[0], run, MAY_DIFFER):
+            raise InputError(f"{chosen[0].name} and {run.name} cannot be compared: {differing}; leave one of them out")
     return chosen, left_out
+
+
+def latest_group(runs, alike, count=len):
+    """Of the groups of runs that are `alike` the one that was trained here last, then the largest.
+
+    Groups of which `count` gives one come after all others.
+    """
+    groups = [[other for other in runs if alike(run, other)] for run in runs]
+    ranks = [(count(group) > 1, max(run.trained_here for run in group), len(group)) for group in groups]
+    return groups[ranks.index(max(ranks))] if groups else []
 
 
 def difference_of_data(first, second, allowed=frozenset()):
     """In what two runs' data differ, in words, or ''; also '' where that is `allowed`."""
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
-    if differing:
-        return "" if allowed >= {*differing} else f"{', '.join(differing)} differ"
-    for number in sorted(first.folds.keys() & second.folds.keys()):
-        if len({run.folds[number]["record"]["data"]["train_sha256"] for run in (first, second)}) > 1:
-            return f"the split of fold {number} differs"
-    return ""
+    if not differing:
+        shared = first.folds.keys() & second.folds.keys()
+        differing = [f"the splits of fold {n}" for n in shared if first.split_of(n) != second.split_of(n)]
+    return "" if allowed >= {*differing} else f"{', '.join(differing)} differ"
 
 
 def pairs_with(name, runs):
@@ -252,30 +235,23 @@ def pairs_with(name, runs):
 
 
 def pairs_with_controls(runs):
-    """([(run, its control)], {name of a run: why it has none}).
+    """[(run, its control)].
 
     A classifier on an encoder is compared with the same network trained from scratch, which may be a cnn, and a frozen
     one also with the same random one, since both pay what freezing costs. What has no such control is compared with the
-    model cnn. Of several candidates those on the same data count, of them that of the same NAME, else that without one.
+    model cnn. Of several candidates those on the same data count, of them those of the same NAME, else those without.
     """
-    pairs, unpaired = [], {}
+    pairs = []
     for run in runs:
-        others = [one for one in runs if one.folds.keys() & run.folds.keys()]
-        same = [one for one in others if one.network == run.network]
+        others = [one for one in runs if one is not run and one.folds.keys() & run.folds.keys()]
+        same = [one for one in others if one.same_network(run)]
         scratch, alone, random = ([one for one in same if one.encoder == kind] for kind in ("scratch", None, "random"))
         cnn = [one for one in others if one.model == "cnn" != run.model]
         candidates = [cnn if run.encoder in (None, "scratch") else scratch or alone or cnn]
         for controls in [*candidates, random] if run.encoder == "frozen" else candidates:
-            ranks = [
-                (bool(difference_of_data(run, one)), one.suffix != run.suffix, one.suffix != "") for one in controls
-            ]
-            nearest = [one for one, rank in zip(controls, ranks, strict=True) if rank == min(ranks)]
-            if len(nearest) > 1:
-                names = " and ".join(one.name for one in nearest)
-                unpaired[run.name] = f"{names} could each be its control: choose one with BASELINE"
-            else:
-                pairs += [(run, one) for one in nearest]
-    return pairs, unpaired
+            far = [(difference_of_data(run, one) != "", one.suffix != run.suffix, one.suffix != "") for one in controls]
+            pairs += [(run, one) for one, distance in zip(controls, far, strict=True) if distance == min(far)]
+    return pairs
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------------
@@ -329,14 +305,20 @@ def holm(p_values):
 
 
 def compare_all(pairs, reduced=()):
-    """Comparisons of (run, baseline) pairs, each figure with a verdict by its p, adjusted for their number."""
+    """Comparisons of (run, baseline) pairs, each figure with a verdict by its p, adjusted for their number.
+
+    Rows that are about the question, a pretrained encoder against its control, and the rest are a family each, so that
+    what else is compared does not weaken the answer.
+    """
     compared = [compare(run, baseline, reduced) for run, baseline in pairs]
-    for figures in (compared, [row["reduced_minus_others"] for row in compared if row["reduced_minus_others"]]):
-        tested = [figure["t_test"] for figure in figures if figure["t_test"]]
-        for test, p in zip(tested, holm([test["p"] for test in tested]), strict=True):
-            test["p_holm"] = float(p)
-        for figure in figures:
-            figure["verdict"] = verdict(figure)
+    for control in (True, False):
+        rows = [row for row in compared if row["control"] == control]
+        for figures in (rows, [row["reduced_minus_others"] for row in rows if row["reduced_minus_others"]]):
+            tested = [figure["t_test"] for figure in figures if figure["t_test"]]
+            for test, p in zip(tested, holm([test["p"] for test in tested]), strict=True):
+                test["p_holm"] = float(p)
+            for figure in figures:
+                figure["verdict"] = verdict(figure)
     return compared
 
 
@@ -351,7 +333,7 @@ def compare(run, baseline, reduced):
     classes = list(dict.fromkeys([*run.reduced, *baseline.reduced] or reduced))
     contrast = None
     if 0 < len(classes) < len(run.class_names):
-        differences = run.recall_of(classes, folds) - baseline.recall_of(classes, folds)
+        differences = run.contrast(classes, folds) - baseline.contrast(classes, folds)
         contrast = {"classes": classes, **over_folds(differences, correlation)}
     apart = {"model", "encoder", *(["network"] if run.model != baseline.model else [])}
     shared = [key for key in run.settings if key in baseline.settings and key not in apart and "sha256" not in key]
@@ -360,7 +342,7 @@ def compare(run, baseline, reduced):
     return {
         "run": run.name,
         "baseline": baseline.name,
-        "control": run.network == baseline.network and sum(pretrained) == 1 and not difference_of_data(run, baseline),
+        "control": run.same_network(baseline) and sum(pretrained) == 1 and not difference_of_data(run, baseline),
         "folds": folds,
         "correlation": correlation,
         **over_folds(right.mean(axis=1) - other.mean(axis=1), correlation),
@@ -376,12 +358,8 @@ def over_folds(differences, correlation):
     if not untested and np.ptp(differences) < 1e-9:  # a few test images: nothing to estimate a spread from
         untested = "the same difference on every fold"
     test = None if untested else interval(corrected_t_test(differences, correlation))
-    return {
-        "differences": differences.tolist(),
-        "mean": float(differences.mean()),
-        "t_test": test,
-        "untested": untested,
-    }
+    mean = float(differences.mean())
+    return {"differences": differences.tolist(), "mean": mean, "t_test": test, "untested": untested}
 
 
 def interval(low_high_p):
@@ -401,8 +379,8 @@ def verdict(figure):
 
 def processor(record):
     """What a training ran on: device, precision with the instruction set that it was chosen for, backend."""
-    backend = next((name for name in ("tensorflow", "jax") if name in record.get("versions", {})), "backend unknown")
-    reason = record.get("precision_reason", "unknown").removeprefix("the hardware has ")
+    backend = next(name for name in ("tensorflow", "jax") if name in record["versions"])
+    reason = record["precision_reason"].removeprefix("the hardware has ")
     return f"{record['device']}, {record['precision']} ({reason}), {backend}"
 
 
@@ -411,21 +389,26 @@ def code(record):
     return record.get("code_sha256", "")[:8] or f"unknown, commit {record.get('commit') or 'unknown'}"
 
 
+def other_code(first, second):
+    if first == second:
+        return "perhaps by other code" if first.endswith(("+", "unknown")) else ""
+    return "perhaps by other code" if "unknown" in first + second else "by other code"
+
+
 def unlike_trainings(run, baseline, folds):
     """Whether two runs were trained on other processors or by other code, as words, by their records of each fold."""
+    processors = ["on another processor" if run.processor[n] != baseline.processor[n] else "" for n in folds]
+    codes = [other_code(run.code[n], baseline.code[n]) for n in folds]
+    found = [*grouped(folds, processors).items(), *grouped(folds, codes).items()]
+    return [words if of == folds else f"{words} ({in_folds(of)})" for words, of in found if words]
+
+
+def grouped(folds, words):
+    """{word: the folds that have it} of a word for each fold."""
     found = {}
-    for fold in folds:
-        first, second = (one.folds[fold]["record"] for one in (run, baseline))
-        if processor(first) != processor(second):
-            found.setdefault("on another processor", []).append(fold)
-        codes = {code(first), code(second)}
-        if any(word.startswith("unknown") for word in codes) and (
-            len(codes) > 1 or codes.pop().endswith(("+", "unknown"))
-        ):
-            found.setdefault("perhaps by other code", []).append(fold)
-        elif len(codes) > 1:
-            found.setdefault("by other code", []).append(fold)
-    return [words if of == folds else f"{words} ({in_folds(of)})" for words, of in found.items()]
+    for fold, word in zip(folds, words, strict=True):
+        found.setdefault(word, []).append(fold)
+    return found
 
 
 def in_folds(numbers):
@@ -440,8 +423,10 @@ RUNS_COLUMNS = (
 )
 DIFFERENCES_COLUMNS = (
     "Differences in percentage points. Over folds: corrected resampled t-test. An interval holds for its row alone; p "
-    "and the verdict are adjusted for the number of rows of the same figure (Holm's method), so an interval without 0 "
-    'can stand beside "no difference shown". Over test images: paired bootstrap, for these trained models alone.'
+    "and the verdict are adjusted (Holm's method) for the number of rows of the same figure, separately for the rows "
+    "about the question (a pretrained encoder minus the same network without one) and for all others. So an interval "
+    'without 0 can stand beside "no difference shown". Over test images: paired bootstrap, for these trained models '
+    "alone."
 )
 REDUCED_ROWS = (
     ' "reduced - others": mean recall of the reduced classes ({}) minus that of the others; "worse" says that the '
@@ -452,33 +437,28 @@ ORIGINS = "Processor and code of each run (unknown: its record is older than the
 
 def figures_of(run, reduced, autoencoders):
     """Mean and standard deviation over folds of what a run scored and cost, its ensemble, and how it was trained."""
-
-    def summary(figure):
-        return spread([figure(fold) for fold in run.folds.values()])
-
-    def folds_by(word):
-        words = {fold: word(run.folds[fold]["record"]) for fold in sorted(run.folds)}
-        return {one: [fold for fold in words if words[fold] == one] for one in words.values()}
-
-    scores = {
-        key: {name: summary(lambda fold, key=key, name=name: fold[key][name]) for name in reduced}
-        if metric.per_class
-        else summary(lambda fold, key=key: fold[key])
-        for key, metric in COMPARED.items()
-        if all(key in fold for fold in run.folds.values())  # a metric may be newer than a report
-    }
+    numbers = sorted(run.folds)
+    folds = [run.folds[number] for number in numbers]
+    records = [fold["record"] for fold in folds]
+    scores = {}
+    for key, metric in COMPARED.items():
+        if all(key in fold for fold in folds):  # a metric may be newer than a report
+            values = [fold[key] for fold in folds]
+            scores[key] = (
+                {name: spread([of[name] for of in values]) for name in reduced} if metric.per_class else spread(values)
+            )
     return {
-        "folds": sorted(run.folds),
+        "folds": numbers,
         **scores,
-        "epochs": summary(lambda fold: len(fold["record"]["history"]["loss"])),
-        "minutes": summary(lambda fold: fold["record"]["seconds"] / 60),
+        "epochs": spread([len(record["history"]["loss"]) for record in records]),
+        "minutes": spread([record["seconds"] / 60 for record in records]),
         "parameters": run.record["parameters"],
         "trainable_parameters": run.record["trainable_parameters"],
-        "encoder_from": name_and_fold(run.record.get("encoder_from") or "")[0],
+        "encoder_from": run.encoder_from,
         "autoencoder": autoencoders.get(run.settings.get("encoder_sha256")),
         "ensemble": run.ensemble and {key: run.ensemble[key] for key in COMPARED if key in run.ensemble},
-        "processors": folds_by(processor),
-        "code": folds_by(code),
+        "processors": grouped(numbers, [run.processor[n] for n in numbers]),
+        "code": grouped(numbers, [run.code[n] for n in numbers]),
     }
 
 
@@ -529,7 +509,12 @@ def show_p(p):
 def in_words(content):
     """The two tables, each with what its columns mean and how its runs were trained; then what was left out."""
     runs, compared, reduced = content["runs"], content["comparisons"], content["reduced"]
-    trained = {name: [*in_order(run["processors"]), *in_order(run["code"], "code ")] for name, run in runs.items()}
+    trained = {}
+    for name, run in runs.items():
+        kinds = (run["processors"], {f"code {word}": folds for word, folds in run["code"].items()})
+        trained[name] = [
+            f"{word} ({in_folds(folds)})" if len(kind) > 1 else word for kind in kinds for word, folds in kind.items()
+        ]
     parts = [
         markdown_table([run_row(name, run, reduced) for name, run in runs.items()]),
         textwrap.fill(RUNS_COLUMNS.format(**content["data"]), 120),
@@ -540,11 +525,6 @@ def in_words(content):
         parts += [markdown_table(difference_rows(compared)), textwrap.fill(meaning, 120), differing_trainings(compared)]
     parts.append(listed("Left out:", {name: [reason] for name, reason in content["left_out"].items()}))
     return "\n\n".join(filter(None, parts))
-
-
-def in_order(kinds, what=""):
-    """{word: folds} as words, with the folds where there are several."""
-    return [f"{what}{word}{f' ({in_folds(folds)})' if len(kinds) > 1 else ''}" for word, folds in kinds.items()]
 
 
 def differing_trainings(compared):

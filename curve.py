@@ -6,19 +6,17 @@ imgs/curve.txt, .json and .png. Trains nothing.
 
 from util import cli  # isort: split
 
-import json
-
 from common import titled
-from compare import between, builder, compare_all, differing_trainings, figures_of, read_reports
-from recipes import IMAGES, RunSuffix, Settings, name_and_fold, row_name, run_name
+from compare import between, compare_all, differing_trainings, figures_of, latest_group, read_reports
+from recipes import IMAGES, RECIPES, RunSuffix, Settings, row_name, run_name
 from util import plots
 from util.cli import InputError
 from util.files import write_json, write_text
 from util.options import Part, parse, setting
 
-# The points of a curve have the other settings in common. Lengths, batches and rates are chosen for each.
-FREE = {"model", "labelled", "epochs", "batch_size", "patience", "validate_every", "warmup"}
-FREE |= {key for key in Settings.model_fields if key.endswith("sha256") or "rate" in key}
+# The settings that the points of a curve have in common. Lengths, batches and rates are chosen for each.
+COMMON = {key for key in Settings.model_fields if not key.endswith("sha256") and "rate" not in key}
+COMMON -= {"model", "labelled", "epochs", "batch_size", "patience", "validate_every", "warmup"}
 
 
 class Options(Part):
@@ -28,9 +26,9 @@ class Options(Part):
 
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
-    network = builder(row_name("autoencoder_cls", options.arch))
-    runs, autoencoders, _ = read_reports(subfolders=True)
-    of_network = [run for run in runs if builder(run.model) is network]
+    builder = RECIPES[row_name("autoencoder_cls", options.arch)].build
+    runs, autoencoders, _ = read_reports()
+    of_network = [run for run in runs if run.builder is builder]
     runs = dict(sorted(one_a_point(of_network).items()))
     if len({share for share, _ in runs}) < 2:
         raise InputError(
@@ -38,9 +36,11 @@ def main(argv=None):
             f"`make ae_cls ARCH={options.arch} LABELLED=0.25 NAME=quarter` and the like"
         )
     points = {place: point(run, *place, autoencoders) for place, run in runs.items()}
-    pairs = {(share, kind): (run, runs.get((share, "scratch"))) for (share, kind), run in runs.items()}
-    pairs = {place: (run, other) for place, (run, other) in pairs.items() if other and run is not other}
-    pairs = {place: (run, other) for place, (run, other) in pairs.items() if run.folds.keys() & other.folds}
+    pairs = {}
+    for (share, kind), run in runs.items():
+        scratch = runs.get((share, "scratch"))
+        if scratch not in (None, run) and run.folds.keys() & scratch.folds.keys():
+            pairs[share, kind] = run, scratch
     compared = compare_all(pairs.values())
     for place, row in zip(pairs, compared, strict=True):
         points[place]["difference"] = row
@@ -58,34 +58,22 @@ def main(argv=None):
 
 
 def one_a_point(runs):
-    """{(share of labels, kind of encoder): run} of runs that were trained alike.
+    """{(share of labels, kind of encoder): run} of runs that were trained alike, on several shares where there are any.
 
-    Of several such groups one with several shares, then the one trained here last, then the largest. Of several runs
-    for one point the one with most folds.
+    Of several runs for one point the one with most folds.
     """
-    groups = {}
-    for run in runs:
-        pictures = {what: value for what, value in run.same_data.items() if what != "LABELLED"}
-        settings = {key: value for key, value in run.settings.items() if key in Settings.model_fields.keys() - FREE}
-        groups.setdefault(json.dumps([pictures, settings], sort_keys=True), []).append(run)
 
-    def rank(group):
-        shares = {run.same_data["LABELLED"] for run in group}
-        return len(shares) > 1, max(run.trained_here() for run in group), len(group)
+    def alike(one, other):
+        pictures = all(value == other.same_data[what] for what, value in one.same_data.items() if what != "LABELLED")
+        return pictures and all(one.settings.get(key) == other.settings.get(key) for key in COMMON)
 
+    group = latest_group(runs, alike, lambda group: len({run.settings["labelled"] for run in group}))
     found = {}
-    group = max(groups.values(), key=rank, default=[])
-    for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here(), run.name)):
-        found.setdefault((run.same_data["LABELLED"], kind_of(run)), run)
+    for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
+        from_autoencoder = run.encoder_from.startswith("autoencoder") or not run.encoder_from
+        kind = (run.encoder or "scratch") if from_autoencoder else f"{run.encoder} from {run.encoder_from}"
+        found.setdefault((run.settings["labelled"], kind), run)
     return found
-
-
-def kind_of(run):
-    """Its ENCODER, and the run that the encoder comes from where that is no autoencoder; without one 'scratch'."""
-    source = name_and_fold(run.record.get("encoder_from") or "")[0]
-    return (
-        f"{run.encoder} from {source}" if source and not source.startswith("autoencoder") else run.encoder or "scratch"
-    )
 
 
 def point(run, share, kind, autoencoders):

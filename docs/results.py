@@ -20,18 +20,32 @@ def published(name):
     return json.loads((ROOT / "imgs" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def folds_of(name):
-    """The folds of a run's report, in their order: {'1': figures, ...}."""
-    folds = published(f"{name}_report")["folds"]
-    return {number: folds[number] for number in sorted(folds, key=int)}
+class Run:
+    """A published run: the report of this path in imgs/, and what it is in words."""
+
+    def __init__(self, path, words=""):
+        report = published(f"{path}_report")
+        self.name, self.words = path.rpartition("/")[2], words
+        self.summary, self.ensemble = report["summary"], report.get("ensemble")
+        self.folds = {number: report["folds"][number] for number in sorted(report["folds"], key=int)}
+        self.records = [fold["record"] for fold in self.folds.values()]
+        self.record, self.history = self.records[0], self.records[0]["history"]
+
+    @property
+    def accuracies(self):
+        return [fold["accuracy"] for fold in self.folds.values()]
+
+    @property
+    def epochs(self):
+        return len(self.history["loss"])
+
+    def recall(self, names, folds=None):
+        """The mean recall of these classes over these folds, or all."""
+        return np.mean([self.folds[fold]["recall"][name] for fold in folds or self.folds for name in names])
 
 
-def record_of(name, fold="1"):
-    return folds_of(name)[fold]["record"]
-
-
-def history_of(name):
-    return record_of(name)["history"]
+def record_of(path):
+    return Run(path).record
 
 
 # --- How figures are shown ------------------------------------------------------------------------------------------
@@ -41,17 +55,26 @@ def table(titles, rows):
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows))
 
 
-def bare(text):
-    """Without the zeros before points: '.676' for '0.676'."""
-    return re.sub(r"\b0(?=[.])", "", text)
+def cells_of_runs(rows, columns):
+    """Rows of a table: {path of a run's report: words} and {title of a column: its cell of a Run}."""
+    return [[cell(run) for cell in columns.values()] for run in (Run(*row) for row in rows.items())]
+
+
+def table_of_runs(rows, columns):
+    return table(columns, cells_of_runs(rows, columns))
 
 
 def figure(value, digits=3):
     """A number, or {'mean': ..., 'std': ...}, without the zero before its point."""
-    if not isinstance(value, dict):
-        return bare(f"{value:.{digits}f}")
-    more = f" ± {value['std']:.{digits}f}" if value["std"] is not None else ""
-    return bare(f"{value['mean']:.{digits}f}{more}")
+    if isinstance(value, dict):
+        more = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+        return bare(f"{value['mean']:.{digits}f}{more}")
+    return bare(f"{value:.{digits}f}")
+
+
+def bare(text):
+    """Without the zeros before points: '.676' for '0.676'."""
+    return re.sub(r"\b0(?=[.])", "", text)
 
 
 def of_several(values, digits):
@@ -68,12 +91,25 @@ def interval(test):
     return f"{points(test['low'])} to {points(test['high'])}" if test else ""
 
 
+def tested(found):
+    """A difference, and its interval over folds in brackets where it was tested; in points."""
+    return points(found["mean"]) + (f" ({interval(found['t_test'])})" if found["t_test"] else "")
+
+
 def p_value(test):
-    return "" if not test else "< .001" if test["p_holm"] < 0.001 else figure(test["p_holm"])
+    return "< .001" if test["p_holm"] < 0.001 else figure(test["p_holm"])
 
 
 def code(word):
     return f"`{word}`" if word else ""
+
+
+def words(run):
+    return run.words
+
+
+def accuracy(run):
+    return figure(run.summary["accuracy"])
 
 
 # --- The study, and the fast network on an encoder ------------------------------------------------------------------
@@ -92,21 +128,19 @@ RUNS = {
 
 
 def runs():
-    """Every run of the comparison with the accuracy of each fold."""
-    titles = ("network", "run", "test accuracy", "of each fold", "ensemble", "recall bird", "deer", "truck")
-    found, rows = published("comparison")["runs"], []
-    for name in [*(name for name in RUNS if name in found), *(name for name in found if name not in RUNS)]:
-        run = found[name]
-        each = " ".join(figure(fold["accuracy"]) for fold in folds_of(name).values())
-        ensemble = figure(run["ensemble"]["accuracy"]) if run["ensemble"] else ""
-        recalls = (figure(recall, 2) for recall in run["recall"].values())
-        rows.append((RUNS.get(name, ""), code(name), figure(run["accuracy"]), each, ensemble, *recalls))
-    return table(titles, rows)
-
-
-def tested(found):
-    """A difference and its interval over folds, in points."""
-    return f"{points(found['mean'])} ({interval(found['t_test'])})" if found["t_test"] else points(found["mean"])
+    """The runs of the comparison, with the accuracy of each fold."""
+    columns = {
+        "network": words,
+        "run": lambda run: code(run.name),
+        "test accuracy": accuracy,
+        "of each fold": lambda run: " ".join(map(figure, run.accuracies)),
+        "ensemble": lambda run: figure(run.ensemble["accuracy"]) if run.ensemble else "",
+        "recall bird": lambda run: figure(run.summary["recall bird"], 2),
+        "deer": lambda run: figure(run.summary["recall deer"], 2),
+        "truck": lambda run: figure(run.summary["recall truck"], 2),
+    }
+    others = {name: "" for name in published("comparison")["runs"] if name not in RUNS}
+    return table_of_runs(RUNS | others, columns)
 
 
 def differences():
@@ -115,16 +149,12 @@ def differences():
     titles += ("95 % over test images", "recall of halved minus other classes", "verdict")
     rows = []
     for row in published("comparison")["comparisons"]:
-        recalls, verdict = row["reduced_minus_others"], row["verdict"].replace(": fewer than three folds", "")
-        cells = interval(row["t_test"]), verdict, interval(row["bootstrap"]), tested(recalls)
+        recalls = row["reduced_minus_others"]
+        verdicts = [found["verdict"].replace(": fewer than three folds", "") for found in (row, recalls)]
+        cells = points(row["mean"]), interval(row["t_test"]), verdicts[0], interval(row["bootstrap"])
         pair = f"{code(row['run'])} minus {code(row['baseline'])}"
-        verdict = recalls["verdict"].replace(": fewer than three folds", "")
-        rows.append((pair, str(len(row["folds"])), points(row["mean"]), *cells, verdict))
+        rows.append((pair, str(len(row["folds"])), *cells, tested(recalls), verdicts[1]))
     return table(titles, rows)
-
-
-def mean_recall(fold, names):
-    return np.mean([fold["recall"][name] for name in names])
 
 
 def recall_lost():
@@ -135,25 +165,24 @@ def recall_lost():
         "the deeper CNN's, frozen": ("autoencoder_cls_noaug", "autoencoder_cls_scratch"),
     }
     rows = []
-    for words, (run, baseline) in pairs.items():
-        one, other = folds_of(run), folds_of(baseline)
-        names = list(one["1"]["recall"])
-        groups = [[name] for name in HALVED] + [HALVED, [name for name in names if name not in HALVED]]
-        changes = (np.mean([mean_recall(one[k], g) - mean_recall(other[k], g) for k in one]) for g in groups)
-        rows.append((words, *map(points, changes)))
+    for encoder, pair in pairs.items():
+        run, baseline = map(Run, pair)
+        others = [name for name in run.folds["1"]["recall"] if name not in HALVED]
+        groups = [*([name] for name in HALVED), HALVED, others]
+        rows.append((encoder, *(points(run.recall(names) - baseline.recall(names)) for names in groups)))
     return table(("encoder", *HALVED, "mean of the three", "mean of the other seven"), rows)
 
 
 def few_labels():
     """The learning curve: each share of the labels from scratch, frozen and fine-tuned."""
     found = {(point["images"], point["encoder"]): point for point in published("curve")["points"]}
-    kinds = ("scratch", "frozen", "tuned")
     rows = []
     for images in sorted({images for images, _ in found}):
-        pairs = (found[images, kind]["difference"] for kind in kinds[1:])
-        cells = [cell for row in pairs for cell in (points(row["mean"]), interval(row["t_test"]))]
-        folds = str(len(found[images, "frozen"]["folds"]))
-        rows.append((f"{images:,}", folds, *(figure(found[images, kind]["accuracy"]) for kind in kinds), *cells))
+        scratch, *encoders = (found[images, kind] for kind in ("scratch", "frozen", "tuned"))
+        rows.append([f"{images:,}", str(len(encoders[0]["folds"]))])
+        rows[-1] += [figure(point["accuracy"]) for point in (scratch, *encoders)]
+        for point in encoders:
+            rows[-1] += [points(point["difference"]["mean"]), interval(point["difference"]["t_test"])]
     titles = ("labelled images", "folds", "from scratch", "frozen", "fine-tuned (superseded)")
     titles += ("frozen minus scratch, in points", "95 % over folds", "fine-tuned minus scratch", "95 % over folds")
     return table(titles, rows)
@@ -172,46 +201,40 @@ def few_labels_lengths():
 
 
 WAYS = {
-    "cnn_fast_nothing": "nothing",
-    "cnn_fast_balanced": "balanced batches",
-    "cnn_fast_weights": "class weights",
+    "halved/cnn_fast_nothing": "nothing",
+    "halved/cnn_fast_balanced": "balanced batches",
+    "halved/cnn_fast_weights": "class weights",
     "cnn_fast": "logit adjustment",
-    "cnn_fast_all": "no class is halved",
+    "halved/cnn_fast_all": "no class is halved",
 }
 
 
 def halved():
     """What helps the halved classes: each way against the imbalance beside nothing."""
-    found = published("comparison_halved")
-    rows_of = {row["run"]: row for row in found["comparisons"]}
-    rows = []
-    for name, words in WAYS.items():
-        run, row = found["runs"][name], rows_of.get(name)
-        ensemble = f"{figure(run['ensemble']['accuracy'])} (of {len(run['folds'])})"
-        recalls = row and row["reduced_minus_others"]
-        more = (tested(row), p_value(row["t_test"]), tested(recalls), p_value(recalls["t_test"])) if row else [""] * 4
-        rows.append((words, code(name), str(len(run["folds"])), figure(run["accuracy"]), ensemble, *more))
-    titles = (
-        "against the imbalance",
-        "run",
-        "folds",
-        "test accuracy",
-        "ensemble",
-        "minus nothing, in points",
-        "p (Holm)",
-    )
-    return table((*titles, "recall of halved minus other classes, minus nothing", "p (Holm)"), rows)
+    rows_of = {row["run"]: row for row in published("comparison_halved")["comparisons"]}
+    columns = {
+        "against the imbalance": words,
+        "run": lambda run: code(run.name),
+        "folds": lambda run: str(len(run.folds)),
+        "test accuracy": accuracy,
+        "ensemble": lambda run: f"{figure(run.ensemble['accuracy'])} (of {len(run.folds)})",
+    }
+    rows = cells_of_runs(WAYS, columns)
+    for cells, path in zip(rows, WAYS, strict=True):
+        row = rows_of.get(path.rpartition("/")[2])
+        for found in (row, row["reduced_minus_others"]) if row else ():
+            cells += [tested(found), p_value(found["t_test"])]
+    rows[0] += [""] * 4
+    more = "minus nothing, in points", "p (Holm)", "recall of halved minus other classes, minus nothing", "p (Holm)"
+    return table((*columns, *more), rows)
 
 
 def halved_recalls():
     """Recall of the halved classes, and of the class that pays most, on the folds that all ways have."""
-    reports = {name: folds_of(name if name == "cnn_fast" else f"halved/{name}") for name in WAYS}
-    shared = set.intersection(*(set(folds) for folds in reports.values()))
-    rows = [
-        (words, *(figure(np.mean([reports[name][k]["recall"][one] for k in shared])) for one in (*HALVED, "cat")))
-        for name, words in WAYS.items()
-    ]
-    return table((f"recall, folds {', '.join(sorted(shared))}", *HALVED, "cat"), rows)
+    shared = sorted(set.intersection(*(set(Run(path).folds) for path in WAYS)))
+    columns = {f"recall, folds {', '.join(shared)}": words}
+    columns |= {name: lambda run, name=name: figure(run.recall([name], shared)) for name in (*HALVED, "cat")}
+    return table_of_runs(WAYS, columns)
 
 
 # --- The study's networks and how they are trained ------------------------------------------------------------------
@@ -226,55 +249,41 @@ STUDY = {
 
 
 def study_networks():
-    rows = []
-    for name, words in STUDY.items():
-        record = record_of(name)
-        parameters = f"{record['parameters']:,} ({record['trainable_parameters']:,})"
-        rows.append((code(name.removesuffix("_noaug")), words, parameters))
-    return table(("model", "layers", "parameters (trainable)"), rows)
+    columns = {
+        "model": lambda run: code(run.name.removesuffix("_noaug")),
+        "layers": words,
+        "parameters (trainable)": lambda run: "{parameters:,} ({trainable_parameters:,})".format(**run.record),
+    }
+    return table_of_runs(STUDY, columns)
 
 
 def reference_program():
     """The study's program beside our CNN; the program is not in this repository, so its two rows are copied."""
-    rows = [
+    copied = [
         ("the study's program, its last weights, which it reports", "100", ".690"),
         ("the study's program, its best weights", "100", ".704"),
     ]
-    for name, words in (("tried/cnn_reference", "ours, trained the study's way"), ("cnn", "ours")):
-        fold = folds_of(name)["1"]
-        best, epochs = fold["record"]["best_epoch"], len(fold["record"]["history"]["loss"])
-        rows.append((f"{words}, its best weights (epoch {best})", str(epochs), figure(fold["accuracy"])))
-    return table(("CNN, fold 1", "epochs", "test accuracy"), rows)
-
-
-STATISTICS = (
-    "moving averages of the augmented pictures",
-    "1,000 unaugmented pictures",
-    "2,000 unaugmented pictures",
-    "4,000 unaugmented pictures",
-    "8,000 unaugmented pictures",
-    "4,000 pictures, flipped and shifted by up to two pixels",
-    "4,000 pictures, augmented as in training",
-)
+    columns = {
+        "CNN, fold 1": lambda run: f"{run.words}, its best weights (epoch {run.record['best_epoch']})",
+        "epochs": lambda run: str(run.epochs),
+        "test accuracy": lambda run: figure(run.accuracies[0]),
+    }
+    ours = cells_of_runs({"tried/cnn_reference": "ours, trained the study's way", "cnn": "ours"}, columns)
+    return table(columns, copied + ours)
 
 
 def statistics():
     """Which pictures batch normalisation takes its statistics from: validation accuracy of the CNN, over seeds."""
     seeds = published("tried/statistics")["seeds"]
-    kinds = list(seeds["0"][0]["validation"])[:-1]  # the last are two kinds together
-    cells = {kind: [] for kind in kinds}
+    cells = {kind: [] for kind in list(seeds["0"][0]["validation"])[:-1]}  # the last are two kinds together
     for epochs in seeds.values():
-        first, more, unaugmented = (
-            np.array([[one["validation"][kind][1] for kind in kinds] for one in epochs if one["phase"] == phase])
-            for phase in ("augmented", "then augmented", "then clean")
-        )
-        jumps = 100 * np.median(np.abs(np.diff(first[3:], axis=0)), axis=0)
-        for kind, *figures in zip(kinds, first[-1], jumps, more[-1], unaugmented[-1], strict=True):
-            cells[kind].append(figures)
-    rows = [
-        (words, *map(of_several, np.transpose(figures), (3, 1, 3, 3)))
-        for words, figures in zip(STATISTICS, cells.values(), strict=True)
-    ]
+        for kind, figures in cells.items():
+            first, more, unaugmented = (
+                [one["validation"][kind][1] for one in epochs if one["phase"] == phase]
+                for phase in ("augmented", "then augmented", "then unaugmented")
+            )
+            figures.append((first[-1], 100 * np.median(np.abs(np.diff(first[3:]))), more[-1], unaugmented[-1]))
+    rows = [(kind, *map(of_several, np.transpose(figures), (3, 1, 3, 3))) for kind, figures in cells.items()]
     titles = ("statistics of", "after 20 epochs", "median jump from epoch to epoch, in points")
     return table((*titles, "after 3 more, augmented", "after 3 more, unaugmented"), rows)
 
@@ -295,100 +304,68 @@ OTHERS = {  # the test accuracy that each document states
 
 
 def other_networks():
-    rows = []
-    for name, stated in OTHERS.items():
-        record, summary = record_of(name), published(f"{name}_report")["summary"]
-        history, best, asked = record["history"], record["best_epoch"], record["settings"]["epochs"]
-        recipe = recipes.RECIPES[name.removesuffix("_scratch")].settings
-        epochs = str(asked) if asked == recipe.epochs else f"{asked} of {recipe.epochs}"
-        if "accuracy" in summary:
-            result = f"{figure(summary['accuracy']['mean'])} ({figure(history['val_accuracy'][best - 1])})"
-        else:
-            similarity = figure(summary["SSIM"]["mean"])
-            result = (
-                f"{summary['PSNR (dB)']['mean']:.1f} dB, SSIM {similarity} (MSE {history['val_loss'][best - 1]:.4f})"
-            )
-        device = "one H200" if "H200" in record["device"] else "two cores"
-        cells = (epochs, str(best), f"{record['seconds'] / 60:.0f} on {device}")
-        rows.append((code(name), f"{record['parameters']:,}", stated, result, *(bare(cell) for cell in cells)))
-    titles = ("run", "parameters", "its document's test result", "here: test (validation)", "epochs", "best epoch")
-    return table((*titles, "minutes"), rows)
+    def result(run):
+        best = run.record["best_epoch"] - 1
+        if "accuracy" in run.summary:
+            return f"{figure(run.accuracies[0])} ({figure(run.history['val_accuracy'][best])})"
+        decibels, similarity = (run.summary[key]["mean"] for key in ("PSNR (dB)", "SSIM"))
+        return f"{decibels:.1f} dB, SSIM {figure(similarity)} (MSE {run.history['val_loss'][best]:.4f})"
+
+    def epochs(run):
+        asked = run.record["settings"]["epochs"]
+        recipe = recipes.RECIPES[run.name.removesuffix("_scratch")].settings
+        return str(asked) if asked == recipe.epochs else f"{asked} of {recipe.epochs}"
+
+    def minutes(run):
+        device = "one H200" if "H200" in run.record["device"] else "two cores"
+        return f"{run.record['seconds'] / 60:.0f} on {device}"
+
+    columns = {
+        "run": lambda run: code(run.name),
+        "parameters": lambda run: f"{run.record['parameters']:,}",
+        "its document's test result": words,
+        "here: test (validation)": result,
+        "epochs": epochs,
+        "best epoch": lambda run: str(run.record["best_epoch"]),
+        "minutes": minutes,
+    }
+    return table_of_runs(OTHERS, columns)
 
 
-# What was tried of the fast network, in the order in which it was: {record: (words, what differs in its operations)}.
-TRIALS = {
-    "sgd": ("SGD with Nesterov momentum, batches of 512, warm-up over 23 % of the run", {}),
-    "sgd-lookahead": ("the same with lookahead, one epoch more", {}),
-    "muon": ("convolutions by Muon (`muon_rate_factor` .24), batches of 2,000, no warm-up, no lookahead", {}),
-    "shift3": ("shifts of up to three pixels instead of two, one epoch more", {}),
-    "cutout": ("cutout of 8 and shifts of two, batches of 1,000, `muon_rate_factor` .17 (paused for a while)", {}),
-    "bias": ("half of 16 epochs at low resolution; whitened channels normalised, with a trained bias", {"bias": True}),
-    "wide": ("9 of 13 epochs at low resolution; no such bias; widths 64, 320, 320", {"widths": (64, 320, 320)}),
-    "coarse": ("12 of 18 epochs at low resolution, widths as before, `muon_rate_factor` .24", {}),
-    "muon34": ("13 of 18 epochs at low resolution, `muon_rate_factor` .34", {}),
-    "deep": (
-        "`muon_rate_factor` .3, `logit_adjustment` 1.25; widths 64, 192, 320; a third, residual convolution in the "
-        "last two blocks",
-        {"widths": (64, 192, 320), "deeper": True},
-    ),
-    "": ("as it is now: `muon_rate_factor` .3, `logit_adjustment` 1.25 instead of 1, widths 64, 256, 256", {}),
+TRIALS = {  # of the fast network, in the order in which they were made
+    "sgd": "SGD with Nesterov momentum, batches of 512, warm-up over 23 % of the run",
+    "sgd-lookahead": "the same with lookahead, one epoch more",
+    "muon": "convolutions by Muon (`muon_rate_factor` .24), batches of 2,000, no warm-up, no lookahead",
+    "shift3": "shifts of up to three pixels instead of two, one epoch more",
+    "cutout": "cutout of 8 and shifts of two, batches of 1,000, `muon_rate_factor` .17 (paused for a while)",
+    "bias": "half of 16 epochs at low resolution; whitened channels normalised, with a trained bias",
+    "wide": "9 of 13 epochs at low resolution; no such bias; widths 64, 320, 320",
+    "coarse": "12 of 18 epochs at low resolution, widths as before, `muon_rate_factor` .24",
+    "muon34": "13 of 18 epochs at low resolution, `muon_rate_factor` .34",
+    "deep": "`muon_rate_factor` .3, `logit_adjustment` 1.25; widths 64, 192, 320; a third, residual convolution in the "
+    "last two blocks",
 }
-
-
-def fast_operations(images, side, widths=(64, 256, 256), bias=False, deeper=False):
-    """Operations of a training step of the fast network, as bench.py counts them.
-
-    With `bias`, one learns before the first convolution; with `deeper`, the last two blocks have three convolutions.
-    """
-    (first, second, third), at = widths, [(side - 1) // 2**pools for pools in range(4)]
-    whitening, before = at[0] ** 2 * 2 * 2 * 3 * 24, 9 * at[0] ** 2 * 24 * first
-    convolutions = (
-        at[1] ** 2 * (first + second) * first + at[2] ** 2 * (second + third) * second + at[3] ** 2 * third**2
-    )
-    if deeper:
-        convolutions += at[2] ** 2 * second**2 + at[3] ** 2 * third**2
-    return 2 * images * (whitening + (2 + bias) * before + 3 * (9 * convolutions + 10 * third))
 
 
 def fast_trials():
-    rows = []
-    for trial, (words, network) in TRIALS.items():
-        fold = folds_of(f"tried/cnn_fast_{trial}" if trial else "cnn_fast")["1"]
-        record, history = fold["record"], fold["record"]["history"]
-        settings, epochs = record["settings"], len(history["loss"])
-        low_resolution, _ = recipes.phases(epochs, settings["low_resolution"], 0)
-        images = sum(record["data"]["train_counts"]) // settings["batch_size"] * settings["batch_size"]
-        small, whole = (fast_operations(images, side, **network) for side in (recipes.LOW_RESOLUTION_SIDE, 32))
-        operations = (low_resolution * small + (epochs - low_resolution) * whole) / 1e15
-        accuracies = history["accuracy"][-1], history["val_accuracy"][record["best_epoch"] - 1], fold["accuracy"]
-        minutes = f"{record['seconds'] / 60:.0f}"
-        rows.append((words, str(epochs), figure(operations), minutes, *map(figure, accuracies)))
-    return table(("tried", "epochs", "PFLOP", "minutes", "training accuracy", "validation", "test"), rows)
-
-
-ENDS = {
-    "as it is now": "as it is now",
-    "the mean of the weights of every third of the last 36 steps": "the mean of the weights of every third of the last "
-    "36 steps",
-    "the last two epochs clean, but mirrored": "the last two epochs unaugmented but for flips",
-    "the last three clean": "the last three epochs unaugmented",
-    "the last four clean": "the last four epochs unaugmented",
-    "all five on whole pictures clean": "all five epochs at full resolution unaugmented",
-    "the last three without cutout": "the last three epochs without cutout",
-    "the last three without cutout, shifts of one pixel": "the last three epochs without cutout, with shifts of one "
-    "pixel",
-    "weak components less whitened (0.01 instead of 0.0005 added)": "weak components whitened less (0.01 instead of "
-    "0.0005 added)",
-    "the same, the last three clean": "weak components whitened less, the last three epochs unaugmented",
-}
+    operations = published("tried/fast_operations")["operations"]
+    rows = {f"tried/cnn_fast_{trial}": text for trial, text in TRIALS.items()}
+    rows["cnn_fast"] = "as it is now: `muon_rate_factor` .3, `logit_adjustment` 1.25 instead of 1, widths 64, 256, 256"
+    columns = {
+        "tried": words,
+        "epochs": lambda run: str(run.epochs),
+        "PFLOP": lambda run: figure(operations[run.name] / 1e15),
+        "minutes": lambda run: f"{run.record['seconds'] / 60:.0f}",
+        "training accuracy": lambda run: figure(run.history["accuracy"][-1]),
+        "validation": lambda run: figure(run.history["val_accuracy"][run.record["best_epoch"] - 1]),
+        "test": lambda run: figure(run.accuracies[0]),
+    }
+    return table_of_runs(rows, columns)
 
 
 def fast_ends():
     found = published("tried/fast_ends")["accuracy"]
-    rows = [
-        (words, *(figure(found[key][fold]) if fold in found[key] else "" for fold in "12"))
-        for key, words in ENDS.items()
-    ]
+    rows = [(tried, *(figure(of[fold]) if fold in of else "" for fold in "12")) for tried, of in found.items()]
     return table(("the end of the run, or the whitening", "fold 1", "fold 2"), rows)
 
 
@@ -402,44 +379,46 @@ def benchmark():
 
 
 def on_a_gpu():
-    runs = {
+    rows = {
         "autoencoder_noaug": "autoencoder, 100 epochs",
         "autoencoder_cls_noaug": "classifier on frozen layers, 30 epochs, median of five folds",
         "autoencoder_cls_scratch": "classifier from scratch, 30 epochs, median of five folds",
         "curve/cnn_fast_half": "fast network, half of the labels, 25 epochs, median of three folds",
     }
-    rows = []
-    for name, words in runs.items():
-        records = [fold["record"] for fold in folds_of(name).values()]
-        rate, seconds = (np.median([record[key] for record in records]) for key in ("images_per_second", "seconds"))
-        rows.append((words, f"{rate:,.0f}", f"{seconds / 60:.1f}"))
-    return table(("training", "images/s", "minutes"), rows)
 
+    def median(run, key):
+        return np.median([record[key] for record in run.records])
 
-LEVELS = (0.676, 0.8, 0.88)
+    columns = {
+        "training": words,
+        "images/s": lambda run: f"{median(run, 'images_per_second'):,.0f}",
+        "minutes": lambda run: f"{median(run, 'seconds') / 60:.1f}",
+    }
+    return table_of_runs(rows, columns)
 
 
 def seconds_to_accuracy():
     """Seconds of training after which fold 1 first has a validation accuracy."""
-    rows = []
-    for name in ("cnn", "cnn_fast"):
-        history = history_of(name)
-        seconds, reached = np.cumsum(history["seconds"]), np.maximum.accumulate(history["val_accuracy"])
-        times = [seconds[np.argmax(reached >= level)] if reached[-1] >= level else None for level in LEVELS]
-        rows.append((code(name), *("not reached" if time is None else f"{time:.0f}" for time in times)))
-    return table(("seconds until a validation accuracy of", *(figure(level, 3) for level in LEVELS)), rows)
+
+    def until(run, level):
+        reached = np.array(run.history["val_accuracy"]) >= level
+        return f"{np.cumsum(run.history['seconds'])[reached.argmax()]:.0f}" if reached.any() else "not reached"
+
+    columns = {"seconds until a validation accuracy of": lambda run: code(run.name)}
+    columns |= {figure(level): lambda run, level=level: until(run, level) for level in (0.676, 0.8, 0.88)}
+    return table_of_runs(dict.fromkeys(("cnn", "cnn_fast")), columns)
 
 
 def precisions():
     """The CNN in both precisions: mean ± standard deviation over three seeds, and over their differences."""
 
-    def figures(fold):
-        history = fold["record"]["history"]
-        validation = history["val_accuracy"]
-        return history["loss"][-1], history["accuracy"][-1], np.mean(validation), max(validation), fold["accuracy"]
+    def figures(run):
+        validation = run.history["val_accuracy"]
+        last = run.history["loss"][-1], run.history["accuracy"][-1]
+        return *last, np.mean(validation), max(validation), run.accuracies[0]
 
     values = {
-        kind: np.array([figures(folds_of(f"precision/cnn_{kind}-seed{seed}")["1"]) for seed in range(3)])
+        kind: np.array([figures(Run(f"precision/cnn_{kind}-seed{seed}")) for seed in range(3)])
         for kind in ("float32", "bfloat16")
     }
     values["difference"] = values["bfloat16"] - values["float32"]
@@ -448,22 +427,7 @@ def precisions():
     return table((*titles, "best validation accuracy", "test accuracy"), rows)
 
 
-TABLES = {
-    "runs": runs,
-    "differences": differences,
-    "recall-lost": recall_lost,
-    "few-labels": few_labels,
-    "few-labels-lengths": few_labels_lengths,
-    "halved": halved,
-    "halved-recalls": halved_recalls,
-    "study-networks": study_networks,
-    "reference-program": reference_program,
-    "statistics": statistics,
-    "other-networks": other_networks,
-    "fast-trials": fast_trials,
-    "fast-ends": fast_ends,
-    "benchmark": benchmark,
-    "on-a-gpu": on_a_gpu,
-    "seconds-to-accuracy": seconds_to_accuracy,
-    "precisions": precisions,
-}
+TABLES = (runs, differences, recall_lost, few_labels, few_labels_lengths, halved, halved_recalls, study_networks)
+TABLES += (reference_program, statistics, other_networks, fast_trials, fast_ends, benchmark, on_a_gpu)
+TABLES += (seconds_to_accuracy, precisions)
+TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}

@@ -12,8 +12,6 @@ import textwrap
 import pytest
 from conftest import ROOT
 
-import bench
-import common
 import recipes
 from docs import results, tables
 
@@ -110,13 +108,6 @@ def test_python_and_json_can_be_read(path):
 def test_every_table_has_its_place():
     for name in tables.TABLES:
         assert sum(f"<!-- {name} -->\n" in text for text in TEXTS.values()) == 1, name
-
-
-@pytest.mark.parametrize("side", [32, recipes.LOW_RESOLUTION_SIDE])
-def test_operations_in_the_table_of_trials_are_those_that_make_bench_counts(side, monkeypatch):
-    monkeypatch.setattr(common, "IMAGE_SHAPE", (side, side, 3))
-    model = common.finished_model(common.build_fast, recipes.RECIPES["cnn_fast"].settings, 10, "fast")
-    assert bench.operations(model, 7) == results.fast_operations(7, side)
 
 
 def test_trainings_of_both_precisions_differ_in_nothing_else():
