@@ -218,7 +218,7 @@ def difference_of_data(first, second, allowed=frozenset()):
     """In what two runs' data differ, in words, or ''; also '' where that is `allowed`."""
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
     if not differing:
-        shared = first.folds.keys() & second.folds.keys()
+        shared = sorted(first.folds.keys() & second.folds.keys())
         differing = [f"the splits of fold {n}" for n in shared if first.split_of(n) != second.split_of(n)]
     return "" if allowed >= {*differing} else f"{', '.join(differing)} differ"
 
