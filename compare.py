@@ -165,11 +165,7 @@ def read_reports(subfolders=False):
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
                 records = [fold["record"] for fold in report["folds"].values()]
-                if None in records:
-                    unusable[name] = "it was evaluated without a record of its training"
-                elif name_and_fold(name)[1]:
-                    unusable[name] = "it is of one file, evaluated with --model-path"
-                elif any(record["settings"].get("task") == "turns" for record in records):
+                if any(record["settings"].get("task") == "turns" for record in records):
                     unusable[name] = "it learnt to tell quarter turns, not classes"
                 elif "PSNR (dB)" in report["summary"]:
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
