@@ -13,7 +13,7 @@ $(if $(wildcard train_cnn.py),,$(error this is not the project's folder; `make -
 OPTIONS := ARCH:arch DATA:data NAME:name NOAUG:noaug TARGET:target ENCODER:encoder MODEL:model CONFIG:config \
   FORCE:force REDUCED:reduced KEEP:keep VAL:val LABELLED:labelled SEED:seed PRECISION:precision LR:learning-rate \
   BATCH:batch-size EPOCHS:epochs PATIENCE:patience RUNS:runs BASELINE:baseline FORMAT:format IMAGE:image OUT:out \
-  FROM:from TASK:task
+  FROM:from TASK:task VIEWS:views
 OWN     := FOLDS LAUNCH GPU PYTHON KERAS_BACKEND
 KNOBS   := $(foreach pair,$(OPTIONS),$(firstword $(subst :, ,$(pair)))) $(OWN)
 
@@ -24,11 +24,11 @@ CLS    := $(AE) ENCODER
 IMAGES := REDUCED KEEP VAL SEED PRECISION CONFIG
 SHARED := $(AE) $(IMAGES)
 TRAIN  := $(IMAGES) LR BATCH EPOCHS PATIENCE FORCE LAUNCH GPU
-cnn_takes        := $(CNN) $(TRAIN) LABELLED TASK FOLDS
+cnn_takes        := $(CNN) $(TRAIN) LABELLED TASK FOLDS VIEWS
 ae_takes         := $(AE) $(TRAIN)
-ae_cls_takes     := $(CLS) $(TRAIN) LABELLED FROM FOLDS
+ae_cls_takes     := $(CLS) $(TRAIN) LABELLED FROM FOLDS VIEWS
 mod_ae_cls_takes := $(ae_cls_takes)
-test-eval_takes  := MODEL $(CLS) BATCH
+test-eval_takes  := MODEL $(CLS) BATCH VIEWS
 predict_takes    := MODEL $(CLS) IMAGE OUT
 export_takes     := MODEL $(CLS) FORMAT
 compare_takes    := DATA NAME RUNS BASELINE
@@ -90,18 +90,18 @@ CUDA = $(if $(wildcard .venv/gpu)$(shell nvidia-smi > /dev/null 2>&1 && echo yes
 # may drop the environment, as srun --export=NONE does; the backend still arrives. `env`: LAUNCH may be VARIABLE=value,
 # and make starts the rest itself, without a shell in between that would keep a SIGTERM to make from it.
 backend = $(if $(call given,KERAS_BACKEND),env KERAS_BACKEND=$(call quoted,KERAS_BACKEND) )
-train   = $(if $(call given,LAUNCH),env $(value LAUNCH) $(backend))$(python) $1 $(call options,$2)
+train   = $(if $(call given,LAUNCH),env $(value LAUNCH) $(backend))$(python) $1 $(call options,$(filter-out VIEWS,$2))
 fold    = $(if $(ONE_SPLIT),,--fold $*)
 
 cnn: $(FOLD_LIST:%=cnn-fold%)  ## Train the CNN on every fold, then evaluate it
-	$(python) evaluate.py --model cnn $(call options,$(CNN))
+	$(python) evaluate.py --model cnn $(call options,$(CNN) VIEWS)
 ae: $(ready)  ## Train the autoencoder, then evaluate it
 	$(call train,train_autoencoder.py,$(ae_takes))
 	$(python) evaluate.py --model autoencoder $(call options,$(AE))
 ae_cls: $(FOLD_LIST:%=ae_cls-fold%)  ## The same for the classifier on the autoencoder, which is trained first where missing
-	$(python) evaluate.py --model autoencoder_cls $(call options,$(CLS))
+	$(python) evaluate.py --model autoencoder_cls $(call options,$(CLS) VIEWS)
 mod_ae_cls: $(FOLD_LIST:%=mod_ae_cls-fold%)  ## The same classifier with the whole encoder frozen
-	$(python) evaluate.py --model mod_autoencoder_cls $(call options,$(CLS))
+	$(python) evaluate.py --model mod_autoencoder_cls $(call options,$(CLS) VIEWS)
 test-eval: $(ready)  ## Evaluate only: MODEL=cnn, autoencoder, autoencoder_cls or mod_autoencoder_cls
 compare: $(ready)  ## Compare evaluated classifiers on the same data: differences with their uncertainty
 curve: $(ready)  ## Learning curves: accuracy against labelled images, of an ARCH with and without an autoencoder
@@ -119,7 +119,7 @@ ae_cls-fold%: $(needed)
 	$(call train,train_ae_classifier.py $(fold),$(ae_cls_takes))
 mod_ae_cls-fold%: $(needed)
 	$(call train,train_ae_classifier.py --modified $(fold),$(mod_ae_cls_takes))
-check = $(python) train_ae_classifier.py --check $1$(call options,$(ae_cls_takes))
+check = $(python) train_ae_classifier.py --check $1$(call options,$(filter-out VIEWS,$(ae_cls_takes)))
 pretrained: $(ready) $(filter ae,$(GOALS))
 	$(if $(filter ae_cls,$(GOALS)),$(call check))
 	$(if $(filter mod_ae_cls,$(GOALS)),$(call check,--modified ))

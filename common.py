@@ -567,6 +567,25 @@ def count_trainable(model):
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
+# --- Views of a picture ---------------------------------------------------------------------------------------------
+
+VIEWS = ("one", "mirror", "six")
+
+
+def views(images, kind):
+    """Views of pictures (n, height, width, channels), over which a classifier's probabilities may be averaged.
+
+    `one`: the pictures as they are. `mirror`: these and their mirror images. `six`: these two, and the pictures shifted
+    by one pixel diagonally, up-left and down-right over reflected edges, each with its mirror image: after Jordan 2024,
+    94% on CIFAR-10 in 3.29 Seconds on a Single GPU, where views that are not shifted weigh twice as much.
+    """
+    seen = [images]
+    if kind == "six":
+        padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        seen += [padded[:, 2:, 2:], padded[:, :-2, :-2]]
+    return seen if kind == "one" else [view for one in seen for view in (one, one[:, :, ::-1])]
+
+
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 
 

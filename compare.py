@@ -154,10 +154,8 @@ def read_reports():
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
                 records = [fold["record"] for fold in report["folds"].values()]
-                evaluated |= {record["checkpoint_sha256"] for record in records if record}
-                if None in records or name_and_fold(name)[1]:
-                    unusable[name] = "it is a single file that was evaluated with --model-path"
-                elif "PSNR (dB)" in report["summary"]:
+                evaluated |= {record["checkpoint_sha256"] for record in records}
+                if "PSNR (dB)" in report["summary"]:
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
                     autoencoders[records[0]["checkpoint_sha256"]] = {"name": name.rpartition("/")[2], **quality}
                 elif records[0]["settings"]["task"] == "turns":

@@ -8,14 +8,14 @@ from util import cli  # isort: split
 
 import dataclasses
 import json
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from common import METRICS, QUALITY, TURNS, Augmentation, augment, count_trainable, titled, turn_in_order
+from common import METRICS, QUALITY, TURNS, VIEWS, Augmentation, augment, count_trainable, titled, turn_in_order, views
 from data import IMAGE_SHAPE, load_data
-from recipes import IMAGES, FilePath, ModelChoice, chosen_name, phases, require_choice, run_name
-from runs import Run, finished_trainings, no_training, require_one_study, require_same_classes
+from recipes import IMAGES, ModelChoice, chosen_name, phases, require_choice, run_name
+from runs import finished_trainings, no_training, require_one_study, require_same_classes
 from util import plots
 from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
@@ -29,116 +29,134 @@ metrics = Later("sklearn.metrics")
 
 class Options(ModelChoice):
     batch_size: int = setting(500, "images a batch, of an evaluation", knob="BATCH", ge=1, le=2**16)
-    model_path: FilePath | None = setting(None, "evaluate this .keras file instead of the run's own")
+    views: Literal[VIEWS] = setting(
+        "one",
+        "accuracy also by the mean probability of several views of each test picture: mirror (the picture and its "
+        "mirror image), or six (these, and both shifted by a pixel diagonally, either way)",
+        knob="VIEWS",
+    )
 
 
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     require_choice(options)
-    chosen = options.noaug or options.target != "augmented"
-    if options.model_path and (chosen or options.name or options.encoder != "frozen" or options.arch):
-        raise InputError(
-            "--model-path names the file, so --arch, --noaug, --target, --encoder and --name have nothing to choose"
-        )
-    if options.model_path:
-        trainings, name = [Run.at(options.model_path)], Path(options.model_path).stem
-        train = load_data(options.data)
-    else:  # CIFAR-10 is not downloaded before there is something to evaluate
-        train = load_data(options.data) if options.data else None
-        name = chosen_name(options, train.prefix if train else "")
-        trainings = finished_trainings(name)
-        if not trainings:
-            raise no_training(name, options)
-        train = train or load_data()
+    # CIFAR-10 is not downloaded before there is something to evaluate.
+    train = load_data(options.data) if options.data else None
+    name = chosen_name(options, train.prefix if train else "")
+    trainings = finished_trainings(name)
+    if not trainings:
+        raise no_training(name, options)
+    train = train or load_data()
     test = load_data(options.data, "test")
     print(f"{name}: {len(trainings)} finished training{'s'[: len(trainings) > 1]}, {len(test.images):,} test images")
-    records = {
-        run: None if options.model_path and not run.path(".json").exists() else run.read_record() for run in trainings
-    }
+    records = {run: run.read_record() for run in trainings}
     require_same_pictures(records, train)
     require_one_study(records)
-    if len({record.get("code_sha256") for record in records.values() if record}) > 1:
+    if len({record.get("code_sha256") for record in records.values()}) > 1:
         print("note: these folds are of different versions of the code; where that matters, FORCE=1 trains them anew")
-    set_up_device()
-    evaluate = evaluate_autoencoder if options.model == "autoencoder" else evaluate_classifier
     record = records[trainings[0]]
-    turned = record and record["settings"]["task"] == "turns"
-    if turned:
+    classifies = options.model != "autoencoder" and record["settings"]["task"] == "classes"
+    if options.views != "one" and not classifies:
+        raise InputError(f"VIEWS is about the classes of pictures, which {name} does not tell; leave it out")
+    set_up_device()
+    if options.model == "autoencoder":
+        evaluate_autoencoder(name, records, test, options)
+    elif classifies:
+        evaluate_classifier(name, records, test, options)
+        plot_images(options, train, record)
+    else:
         images, quarters = turn_in_order(test.images)
-        test = dataclasses.replace(test, images=images, labels=quarters, class_names=TURNS)
-    evaluate(name, records, test, options.batch_size)
-    if not options.model_path and options.model != "autoencoder" and not turned:  # whose pictures are others
-        plot_images(options, train, records[trainings[0]])
+        turned = dataclasses.replace(test, images=images, labels=quarters, class_names=TURNS)
+        evaluate_classifier(name, records, turned, options)
     print(f"{IMAGES / name}_report.txt, .json and the plots {IMAGES / name}_*.png are written")
 
 
 def require_same_pictures(records, train):
     """Raise InputError where a training is of other pictures or classes than `train`."""
+    remedy = "give the DATA of its training"
     for run, record in records.items():
-        if record and record["data"]["sha256"] != train.sha256:
+        data = record["data"]
+        if data["sha256"] != train.sha256:
             raise InputError(
-                f"{run.checkpoint} was trained on other pictures ({record['data']['source']}) than DATA gives now: "
-                "give the DATA of its training"
+                f"{run.checkpoint} was trained on other pictures ({data['source']}) than DATA gives now: {remedy}"
             )
-        if record and record["settings"]["task"] == "classes":
-            found, remedy = record["data"]["class_names"], "give the DATA of its training"
-            require_same_classes(run.checkpoint, found, "DATA now", train.class_names, remedy)
+        if record["settings"]["task"] == "classes":
+            require_same_classes(run.checkpoint, data["class_names"], "DATA now", train.class_names, remedy)
 
 
 # --- Classifiers ----------------------------------------------------------------------------------------------------
 
 
-def evaluate_classifier(name, records, test, batch_size):
+def evaluate_classifier(name, records, test, options):
     """Report, confusion matrices, curves and example predictions of every fold; mean and spread over folds."""
-    absent = np.setdiff1d(np.arange(len(test.class_names)), test.labels)
-    if len(absent):
-        raise InputError(
-            f"no test picture of {test.source} is of class {absent[0]} ({test.class_names[absent[0]]}), "
-            "so its recall is unknown: give a DATA that has some"
-        )
-    folds, text, every, models = {}, [], [], []
-    for run, record in records.items():
-        model = run.load_model(IMAGE_SHAPE, (len(test.class_names),))
-        probabilities = run.predict(model, test.images, batch_size)
-        # Each probability is rounded: in float16 or bfloat16 their sum may be off by half a percent.
-        rounding = 1e-3 if str(model.outputs[0].dtype) == "float32" else 2e-2
-        if not np.allclose(probabilities.sum(axis=1), 1, atol=rounding) or probabilities.min() < 0:
-            raise InputError(f"{run.checkpoint} does not give probabilities; evaluate a model that ends in a softmax")
-        fold, report = classifier_figures(test, probabilities)
-        folds[run.fold or 1] = {**fold, "record": record}
-        every.append(probabilities)
-        text.append(f"Kfold Iteration:{run.fold or 1}\n{report}")
-        models.append(model)
-
-    record = next(iter(records.values()))
-    reduced = record["data"]["reduced"] if record and test.class_names != TURNS else []
-    reduced = [test.class_names[number] for number in reduced]
-    rows = [titled(fold, reduced) for fold in folds.values()]
+    predicted = predict(records, test, "one", options.batch_size)
+    folds = {
+        run.fold or 1: {**classifier_figures(test, probabilities), "record": records[run]}
+        for run, probabilities in predicted.items()
+    }
+    text = [
+        f"Kfold Iteration:{run.fold or 1}\n{classification_report(test, probabilities)}"
+        for run, probabilities in predicted.items()
+    ]
+    first, record = next(iter(records.items()))
+    reduced = record["data"]["reduced"] if test.class_names != TURNS else []
+    rows = [titled(fold, [test.class_names[number] for number in reduced]) for fold in folds.values()]
     summary = {title: spread([row[title] for row in rows]) for title in rows[0]}
     over = f"mean ± standard deviation over {len(folds)} folds" if len(folds) > 1 else "one fold"
-    text.append(
-        f"{name}: {over}, {len(test.images):,} test images of {test.source}\n"
-        + "\n".join(f"{title:<20} {show(value, 4)}" for title, value in summary.items())
-    )
+    text.append(f"{name}: {over}, {len(test.images):,} test images of {test.source}")
+    text += [f"{title:<20} {show(value, 4)}" for title, value in summary.items()]
     more = {"labels": words(test.labels)}
     if len(folds) > 1:
-        more["ensemble"], _ = classifier_figures(test, np.mean(every, axis=0))
+        more["ensemble"] = classifier_figures(test, mean(predicted.values()))
         text.append(
             f"ensemble of the {len(folds)} folds (mean probability): accuracy {more['ensemble']['accuracy']:.4f}, "
             f"macro F1 {more['ensemble']['macro_f1']:.4f}"
         )
+    if options.views != "one":
+        seen = predict(records, test, options.views, options.batch_size)
+        text.append(add_views(test, options.views, seen, folds, more.get("ensemble")))
     write_report(name, test, "\n".join(text), folds, summary, **more)
 
-    first = next(iter(records))
-    for (run, record), fold, probabilities in zip(records.items(), folds.values(), every, strict=True):
+    for run, probabilities in predicted.items():
+        fold = folds[run.fold or 1]
         title = f"{run.title}: accuracy {fold['accuracy']:.3f}"
         plots.plot_confusion(IMAGES / f"{run.stem}_heatmap.png", title, fold["confusion"], test.class_names)
-        plot_curves(run, record, {"accuracy": "accuracy", "loss": "loss (cross-entropy)"})
+        plot_curves(run, records[run], {"accuracy": "accuracy", "loss": "loss (cross-entropy)"})
         keep_predictions(run, test, probabilities)
     title = f"{first.title}: predicted class and its probability, on test images"
-    shown = test.images, test.labels, every[0], test.class_names
+    shown = test.images, test.labels, predicted[first], test.class_names
     plots.plot_predictions(IMAGES / f"{name}_predictions.png", title, *shown)
-    write_architecture(name, models[0])
+    write_architecture(name, first.load_model())
+
+
+def predict(records, test, kind, batch_size):
+    """{training: probabilities (n, classes)} of the test pictures, each the mean over these views of a picture."""
+    predicted = {}
+    for run in records:
+        model = run.load_model(IMAGE_SHAPE, (len(test.class_names),))
+        predicted[run] = mean([run.predict(model, images, batch_size) for images in views(test.images, kind)])
+        if not np.allclose(predicted[run].sum(axis=1), 1, atol=1e-3) or predicted[run].min() < 0:
+            raise InputError(f"{run.checkpoint} does not give probabilities; evaluate a model that ends in a softmax")
+    return predicted
+
+
+def mean(arrays):
+    return np.mean(list(arrays), axis=0)
+
+
+def add_views(test, kind, seen, folds, ensemble):
+    """Put the figures by these views of each picture beside those of the `folds` and of their `ensemble`, if any.
+
+    `seen` is what `predict` gives; returns a line of the report.
+    """
+    for fold, probabilities in zip(folds.values(), seen.values(), strict=True):
+        fold["views"] = {kind: classifier_figures(test, probabilities)}
+    accuracies = spread([fold["views"][kind]["accuracy"] for fold in folds.values()])
+    line = f"with VIEWS={kind} (mean probability of a picture's views): accuracy {show(accuracies, 4)}"
+    if ensemble:
+        ensemble["views"] = {kind: classifier_figures(test, mean(seen.values()))}
+        line += f", ensemble {ensemble['views'][kind]['accuracy']:.4f}"
+    return line
 
 
 def keep_predictions(run, test, probabilities):
@@ -148,26 +166,25 @@ def keep_predictions(run, test, probabilities):
     except RunFailed:
         print(f"note: {run.folder} may only be read, so {run.stem}_predictions.npz is not kept there")
         return
-    write_arrays(
-        run.path("_predictions.npz"),
-        probabilities=probabilities,
-        labels=test.labels,
-        test_sha256=test.sha256,
-        checkpoint_sha256=file_sha256(run.checkpoint),
-    )
+    hashes = {"test_sha256": test.sha256, "checkpoint_sha256": file_sha256(run.checkpoint)}
+    write_arrays(run.path("_predictions.npz"), probabilities=probabilities, labels=test.labels, **hashes)
 
 
 def classifier_figures(test, probabilities):
-    """(METRICS of a classifier on the test set and the class that it gives each picture; scikit-learn's report)."""
-    classes, predicted = np.arange(len(test.class_names)), probabilities.argmax(axis=1)
-    figures = {}
+    """METRICS of a classifier on the test set, its confusion matrix, and the class that it gives each picture."""
+    figures, predicted = {}, probabilities.argmax(axis=1)
     for key, metric in METRICS.items():
         found = metric.of(test.labels, probabilities)  # JSON has no float32
         figures[key] = dict(zip(test.class_names, map(float, found), strict=True)) if metric.per_class else float(found)
+    classes = np.arange(len(test.class_names))
     figures["confusion"] = metrics.confusion_matrix(test.labels, predicted, labels=classes).tolist()
     figures["predicted"] = words(predicted)
-    asked = {"labels": classes, "target_names": test.class_names, "zero_division": 0}
-    return figures, metrics.classification_report(test.labels, predicted, **asked)
+    return figures
+
+
+def classification_report(test, probabilities):
+    asked = {"labels": np.arange(len(test.class_names)), "target_names": test.class_names, "zero_division": 0}
+    return metrics.classification_report(test.labels, probabilities.argmax(axis=1), **asked)
 
 
 def words(numbers):
@@ -178,22 +195,19 @@ def words(numbers):
 # --- The autoencoder ------------------------------------------------------------------------------------------------
 
 
-def evaluate_autoencoder(name, records, test, batch_size):
+def evaluate_autoencoder(name, records, test, options):
     """QUALITY over all test images, curves, and originals over their reconstructions."""
     (run, record), *_ = records.items()
     model = run.load_model(IMAGE_SHAPE, IMAGE_SHAPE)
-    copies = run.predict(model, test.images, batch_size)
+    copies = run.predict(model, test.images, options.batch_size)
     originals = test.images.astype(np.float32) / 255
-    parts = np.array_split(np.arange(len(originals)), -(-len(originals) // 500))  # some hundred megabytes each
-    quality = {
-        title: np.concatenate([of(originals[part], copies[part]) for part in parts]) for title, of in QUALITY.items()
-    }
+    quality = {title: of(originals, copies) for title, of in QUALITY.items()}
     summary = {title: spread(values) for title, values in quality.items()}
     text = f"{name}: mean ± standard deviation over the {len(originals):,} test images of {test.source}\n" + "\n".join(
         f"{title:<40} {show(value, 3)}" for title, value in summary.items()
     )
     write_report(name, test, text, {1: {"record": record}}, summary)
-    loss = record["settings"]["loss"].replace("_", " ") if record else ""
+    loss = record["settings"]["loss"].replace("_", " ")
     plot_curves(run, record, {"loss": f"loss ({loss})", "psnr": "PSNR (dB)"})
     title = f"{name}: test images over their reconstructions, from the worst PSNR to the best"
     path = IMAGES / f"{name}_reconstructions.png"
@@ -205,13 +219,11 @@ def evaluate_autoencoder(name, records, test, batch_size):
 
 
 def plot_curves(run, record, labels):
-    """Learning curves of a run with a record: {figure of its history: label}."""
-    if not record:
-        return
+    """Learning curves of a run: {figure of its history: label}."""
     settings = record["settings"]
-    augmented = settings.get("augment", True) and any(settings.get("augmentation", {}).values())
-    epochs = settings.get("epochs", 0)
-    low_resolution, last = phases(epochs, settings.get("low_resolution", 0), settings.get("unaugmented", 0))
+    augmented = settings.get("augment", True) and any(settings["augmentation"].values())
+    epochs = settings["epochs"]
+    low_resolution, last = phases(epochs, settings["low_resolution"], settings["unaugmented"])
     said = [f"low_resolution to epoch {low_resolution}"] if low_resolution else []
     if augmented:
         said.append(f"augmented to epoch {last}" if last < epochs else "augmented")
@@ -251,7 +263,7 @@ def plot_samples(path, train, augmentation):
 def write_report(name, test, text, folds, summary, **more):
     """Print the report and write it, and its figures as JSON with the record of each training."""
     path = IMAGES / f"{name}_report.json"
-    before = checkpoints_of(path) - {fold["record"]["checkpoint_sha256"] for fold in folds.values() if fold["record"]}
+    before = checkpoints_of(path) - {fold["record"]["checkpoint_sha256"] for fold in folds.values()}
     if before:
         print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     data = {"source": test.source, "prefix": test.prefix, "test_images": len(test.images), "test_sha256": test.sha256}
@@ -264,7 +276,7 @@ def checkpoints_of(report):
     """Hashes of the checkpoints that a report, if there is a readable one, was made of."""
     try:
         folds = json.loads(report.read_text(encoding="utf-8"))["folds"].values()
-        return {fold["record"]["checkpoint_sha256"] for fold in folds if fold["record"]}
+        return {fold["record"]["checkpoint_sha256"] for fold in folds}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return set()
 

@@ -63,12 +63,11 @@ WIDEST = 1100  # pixels of an embedded plot
 
 # What is read of a report and of a comparison, which hold more.
 Pictures = form(source=str, prefix=str, test_images=int)
-Summary = dict[str, form(mean=float | None, std=float | None)]  # null: not finite, as the PSNR of exact copies
-Folds = dict[str, form(record=Record | None)]
-Report = form(data=Pictures, summary=Summary, folds=Folds, ensemble=NotRequired[form(accuracy=float) | None])
-Test = form(low=float, high=float, p_holm=float)
-Difference = {"mean": float, "t_test": Test | None, "untested": str, "verdict": NotRequired[str]}
-Contrast = NotRequired[form(mean=float, verdict=str) | None]
+Summary = dict[str, form(mean=float, std=float | None)]
+Ensemble = NotRequired[form(accuracy=float)]
+Report = form(data=Pictures, summary=Summary, folds=dict[str, form(record=Record)], ensemble=Ensemble)
+Difference = {"mean": float, "t_test": form(low=float, high=float, p_holm=float) | None, "verdict": str}
+Contrast = form(mean=float, verdict=str) | None
 Pair = form(run=str, baseline=str, control=bool, folds=list[int], reduced_minus_others=Contrast, **Difference)
 Comparison = form(data=Pictures, runs=dict[str, form(encoder_from=NotRequired[str])], comparisons=list[Pair])
 
@@ -187,15 +186,11 @@ def read_run(path):
     (fold, first), *_ = folds.items()
     record = first["record"]
     figure, *_ = summary.values()  # the accuracy, or the PSNR
-    row = {
-        title: "not finite" if value["mean"] is None else show(value, 1 if "dB" in title else 3)
-        for title, value in summary.items()
-    }
-    if report.get("ensemble"):
+    row = {title: show(value, 1 if "dB" in title else 3) for title, value in summary.items()}
+    if "ensemble" in report:
         row["accuracy of the ensemble"] = f"{report['ensemble']['accuracy']:.3f}"
-    if record:
-        row["trainable parameters"] = f"{record['trainable_parameters']:,}"
-        row["minutes"] = show(spread([fold["record"]["seconds"] / 60 for fold in folds.values()]), 0)
+    row["trainable parameters"] = f"{record['trainable_parameters']:,}"
+    row["minutes"] = show(spread([fold["record"]["seconds"] / 60 for fold in folds.values()]), 0)
     if "PSNR (dB)" in summary:
         group = GROUPS[4]
     elif not found or found["data"] or found["name"]:
@@ -208,10 +203,10 @@ def read_run(path):
     return {
         "name": name,
         "group": group,
-        "best": figure["mean"] or 0,
+        "best": figure["mean"],
         "row": row,
         "record": record,
-        "source": name_and_fold(record.get("encoder_from") or "")[0] if record else "",
+        "source": name_and_fold(record.get("encoder_from") or "")[0],
         "prefix": report["data"]["prefix"],
         "plots": [IMAGES / f"{stem}_{kind}.png" for kind in PLOTS for stem in (f"{name}_fold{fold}", name)],
         "text": text.read_text(encoding="utf-8", errors="replace") if text.exists() else "",
@@ -237,18 +232,8 @@ def read_training(path):
 
 def read_comparison(path):
     content = read_json(path, Comparison)
-    for row in content["comparisons"]:
-        row["verdict"] = row.get("verdict") or verdict(row)
     recalls = path.with_name(path.name.replace("comparison", "recalls", 1))
     return {**content, "stem": path.stem, "plots": [path.with_suffix(".png"), recalls.with_suffix(".png")]}
-
-
-def verdict(row):
-    if not row["t_test"]:
-        return f"not tested: {row['untested']}"
-    if row["t_test"]["p_holm"] >= 0.05:
-        return "no difference shown"
-    return "better" if row["mean"] > 0 else "worse"
 
 
 def answer(rows, sources):
@@ -283,7 +268,7 @@ def finding(row, sources):
         found = f"{first} is not shown to differ from {second}: it is {difference} ({interval})."
     else:
         found = f"{first} is {difference} than {second} ({interval})."
-    contrast = row.get("reduced_minus_others")
+    contrast = row["reduced_minus_others"]
     if contrast and contrast["verdict"] in ("better", "worse"):
         points = f"{100 * abs(contrast['mean']):.1f} points {contrast['verdict']}"
         found += f" In recall, the reduced classes come off {points} than the others."

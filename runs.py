@@ -83,14 +83,6 @@ class Run:
     fold: int | None = None
     folder: Path = CHECKPOINTS
 
-    @classmethod
-    def at(cls, checkpoint):
-        """The run whose finished file is `checkpoint`, wherever that is."""
-        path = Path(checkpoint)
-        if path.suffix != ".keras" or not path.is_file():
-            raise InputError(f"there is no finished model {str(checkpoint)!r}; give the path of a .keras file")
-        return cls(*name_and_fold(path.stem), path.parent)
-
     @property
     def stem(self):
         return self.name if self.fold is None else f"{self.name}_fold{self.fold}"
@@ -318,10 +310,9 @@ def finished_run(choice):
 
 
 def require_one_study(records):
-    """Raise InputError where trainings, as {training: record or None}, differ in more than their fold."""
-    known = [(run, record) for run, record in records.items() if record]
-    for run, record in known[1:]:
-        first, old = known[0]
+    """Raise InputError where trainings, as {training: record}, differ in more than their fold."""
+    (first, old), *others = records.items()
+    for run, record in others:
         settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (old, record)]
         differing = differing_settings(*settings, "{} {} and {}")
         remedy = "train one of them anew with FORCE=1, or under a NAME of its own"

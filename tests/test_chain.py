@@ -1,4 +1,4 @@
-"""The real thing through make, in a copy of the project: small here, and the whole demo among the long tests."""
+"""The real thing through make, in a copy of the project: with tiny networks here, and whole among the long tests."""
 
 import json
 import re
@@ -9,6 +9,25 @@ from conftest import ROOT, copy_project, files_of_autoencoder, files_of_classifi
 import recipes
 
 CODE = (ROOT / "docs/code.md").read_text(encoding="utf-8")
+# Networks of a thousand parameters in place of the study's, at the end of a copy of recipes.py.
+TINY = """
+from util.backend import layers
+
+def tiny_encoder(x, classes=None):
+    x = layers.Conv2D(4, 3, strides=4, padding="same", name="block1_conv1")(x)
+    return layers.BatchNormalization(name="block1_norm1")(x)
+
+def tiny_autoencoder(x, classes=None):
+    return layers.Conv2DTranspose(3, 4, strides=4, activation="sigmoid", name="reconstruction")(tiny_encoder(x))
+
+def tiny_classifier(x, classes):
+    x = layers.Flatten(name="flatten")(tiny_encoder(x))
+    return layers.Dense(classes, activation="softmax", name="probabilities")(x)
+
+for name, build in (("autoencoder", tiny_autoencoder), ("autoencoder_cls", tiny_classifier)):
+    end = "block1_norm1" if name.endswith("cls") else None
+    RECIPES[name] = dataclasses.replace(RECIPES[name], build=build, frozen_until=end, encoder_end=end)
+"""
 
 
 @pytest.fixture
@@ -16,7 +35,7 @@ def project(tmp_path):
     return copy_project(tmp_path / "a project")
 
 
-def typed(project, *arguments, timeout):
+def typed(project, *arguments, timeout=200):
     """Run make with the packages of this Python; returns what it printed."""
     result = make(project, *arguments, timeout=timeout)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -27,57 +46,43 @@ def visible(folder):
     return {path.name for path in folder.glob("[!.]*")}
 
 
-def test_an_autoencoder_then_a_classifier_on_it(project, npz):
-    knobs = ("NOAUG=1", "EPOCHS=1", "BATCH=64", f"DATA={npz}")
-    typed(project, "ae", *knobs, timeout=200)
-    checkpoints, images = files_of_autoencoder("small_autoencoder_noaug")
-    assert visible(project / "checkpoints") == checkpoints
-    assert visible(project / "imgs") == images
-    autoencoder = project / "checkpoints/small_autoencoder_noaug.keras"
-    before = autoencoder.stat()
+def read(path):
+    return json.loads(path.read_text())
 
-    said = typed(project, "ae_cls", "FOLDS=1", *knobs, timeout=200)
-    assert "small_autoencoder_noaug.keras is there and was trained on these images: it is used\n" in said
-    after = autoencoder.stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    more_checkpoints, more_images = files_of_classifier("small_autoencoder_cls_noaug", [1])
-    assert visible(project / "checkpoints") == checkpoints | more_checkpoints
-    assert visible(project / "imgs") == images | more_images | {"small_distribution.png", "small_samples.png"}
-    records = [json.loads(path.read_text()) for path in sorted((project / "checkpoints").glob("*.json"))]
-    assert [record["settings"]["model"] for record in records] == ["autoencoder_cls", "autoencoder"]
+
+@pytest.mark.system
+def test_from_the_autoencoder_to_the_page(project, npz):
+    with open(project / "recipes.py", "a") as file:
+        file.write(TINY)
+    of_all = (f"DATA={npz}", "EPOCHS=1", "BATCH=64")
+    typed(project, "ae", "NOAUG=1", *of_all)
+    autoencoder = "small_autoencoder_noaug"
+    assert visible(project / "checkpoints") == files_of_autoencoder(autoencoder)[0]
+    assert visible(project / "imgs") == files_of_autoencoder(autoencoder)[1]
+    before = (project / f"checkpoints/{autoencoder}.keras").stat()
+
+    typed(project, "ae_cls", "NOAUG=1", "FOLDS=1 2 3", "VIEWS=mirror", *of_all)
+    after = (project / f"checkpoints/{autoencoder}.keras").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # it is taken, not trained again
+    run = "small_autoencoder_cls_noaug"
+    records = [read(project / f"checkpoints/{stem}.json") for stem in (f"{run}_fold2", autoencoder)]
     assert records[0]["settings"]["encoder_sha256"] == records[1]["checkpoint_sha256"]
-    assert all(record["settings"]["batch_size"] == 64 for record in records)
+    assert records[0]["taken"] == records[0]["frozen"] == ["block1_conv1", "block1_norm1"]
+    assert read(project / f"imgs/{run}_report.json")["folds"]["3"]["views"].keys() == {"mirror"}
 
+    typed(project, "ae_cls", "ENCODER=scratch", "FOLDS=1 2 3", *of_all)
+    expected = [files_of_autoencoder(autoencoder)]
+    expected += [files_of_classifier(name, (1, 2, 3)) for name in (run, "small_autoencoder_cls_scratch")]
+    checkpoints, images = (set().union(*names) for names in zip(*expected, strict=True))
+    assert visible(project / "checkpoints") == checkpoints
+    assert visible(project / "imgs") == images | {"small_distribution.png", "small_samples.png"}
 
-@pytest.mark.long
-def test_controls_and_their_comparison(project, npz):
-    knobs = ("FOLDS=1", "EPOCHS=1", "BATCH=64", f"DATA={npz}")
-    typed(project, "cnn", *knobs, timeout=200)
-    for encoder in ("scratch", "random"):
-        typed(project, "ae_cls", f"ENCODER={encoder}", *knobs, timeout=200)
-    assert not list((project / "checkpoints").glob("small_autoencoder.*"))
-    typed(project, "mod_ae_cls", "ENCODER=tuned", *knobs, timeout=400)
-    typed(project, "mod_ae_cls", "ENCODER=scratch", *knobs, timeout=200)
-    names = ["cnn", "autoencoder_cls_scratch", "autoencoder_cls_random"]
-    names += ["mod_autoencoder_cls_tuned", "mod_autoencoder_cls_scratch"]
-    records = {}
-    for name in names:
-        records[name] = json.loads((project / f"checkpoints/small_{name}_fold1.json").read_text())
-    trainable = {name: record["trainable_parameters"] for name, record in records.items()}
-    assert trainable["autoencoder_cls_random"] == 1_826_634 < trainable["autoencoder_cls_scratch"]
-    assert trainable["mod_autoencoder_cls_tuned"] == trainable["mod_autoencoder_cls_scratch"] > 8_422_602
-
-    said = typed(project, "compare", timeout=100)
-    found = json.loads((project / "imgs/small_comparison.json").read_text())
-    assert found["runs"].keys() == {f"small_{name}" for name in names}
-    pairs = {row["run"]: row["baseline"] for row in found["comparisons"]}
-    assert pairs == {
-        "small_autoencoder_cls_random": "small_autoencoder_cls_scratch",
-        "small_autoencoder_cls_scratch": "small_cnn",
-        "small_mod_autoencoder_cls_scratch": "small_cnn",
-        "small_mod_autoencoder_cls_tuned": "small_mod_autoencoder_cls_scratch",
-    }
-    assert found["text"] in said
+    typed(project, "compare")
+    (row,) = read(project / "imgs/small_comparison.json")["comparisons"]
+    assert (row["run"], row["baseline"], row["control"]) == (run, "small_autoencoder_cls_scratch", True)
+    typed(project, "report")
+    page = (project / "imgs/report.html").read_text()
+    assert run in page and "small_comparison" in page and "Damaged files" not in page
 
 
 @pytest.mark.long
@@ -89,7 +94,7 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
     checkpoints, images = files_of_classifier(f"digits_cnn_{arch}", folds)
     assert visible(project / "checkpoints") == checkpoints
     assert visible(project / "imgs") == images | {f"digits_{plot}_{arch}.png" for plot in ("distribution", "samples")}
-    report = json.loads((project / f"imgs/digits_cnn_{arch}_report.json").read_text())
+    report = read(project / f"imgs/digits_cnn_{arch}_report.json")
     settings, own = report["folds"]["1"]["record"]["settings"], recipes.RECIPES[f"cnn_{arch}"].settings.model_dump()
     for name in ("split", "val", "optimizer", "learning_rate", "batch_size", "balanced", "schedule", "monitor"):
         assert settings[name] == own[name]
@@ -98,32 +103,20 @@ def test_every_network_trains_and_is_evaluated_on_digits(project, arch):
 
 
 @pytest.mark.long
-def test_the_convolutional_autoencoder_and_the_classifier_on_it_on_digits(project):
-    """As one would repeat the document: the autoencoder on demand, then another classifier from an edited record."""
+def test_the_convolutional_autoencoder_on_demand_and_another_classifier_from_an_edited_record(project):
     typed(project, "ae_cls", "ARCH=cae", "EPOCHS=15", "DATA=digits", "NAME=a", timeout=900)
-    checkpoints, images = files_of_classifier("digits_autoencoder_cls_cae_a", [1])
-    autoencoder = "digits_autoencoder_cae_a"
-    assert visible(project / "checkpoints") == checkpoints | {f"{autoencoder}.keras", f"{autoencoder}.json"}
-    assert visible(project / "imgs") == images | {"digits_distribution_cae_a.png", "digits_samples_cae_a.png"}
-    report = json.loads((project / "imgs/digits_autoencoder_cls_cae_a_report.json").read_text())
-    assert report["summary"]["accuracy"]["mean"] > 0.8
-    trained = json.loads((project / f"checkpoints/{autoencoder}.json").read_text())
+    run = "digits_autoencoder_cls_cae_a"
+    assert read(project / f"imgs/{run}_report.json")["summary"]["accuracy"]["mean"] > 0.8
+    trained = read(project / "checkpoints/digits_autoencoder_cae_a.json")
     assert (len(trained["history"]["loss"]), trained["parameters"]) == (50, 725_059)
-    typed(project, "test-eval", "MODEL=autoencoder", "ARCH=cae", "DATA=digits", "NAME=a", timeout=100)
-    assert visible(project / "imgs") == images | files_of_autoencoder(autoencoder)[1] | {
-        "digits_distribution_cae_a.png",
-        "digits_samples_cae_a.png",
-    }
 
-    record = json.loads((project / "checkpoints/digits_autoencoder_cls_cae_a_fold1.json").read_text())
-    edited = {**record["settings"], "class_weights": True, "optimizer": "sgd"}
+    edited = {**read(project / f"checkpoints/{run}_fold1.json")["settings"], "class_weights": True, "optimizer": "sgd"}
     edited["network"] |= {"pooling": "average", "dense": False}
     (project / "my settings.json").write_text(json.dumps(edited))
-    knobs = ("ARCH=cae", "CONFIG=my settings.json", "EPOCHS=1", "DATA=digits")
-    assert "class_weights False there, True now" in make(project, "ae_cls", "NAME=a", *knobs, timeout=100).stderr
-    typed(project, "ae_cls", "NAME=a", "FORCE=1", *knobs, timeout=100)
-    again = json.loads((project / "checkpoints/digits_autoencoder_cls_cae_a_fold1.json").read_text())
-    assert again["settings"] == {**edited, "epochs": 1}
+    knobs = ("ARCH=cae", "CONFIG=my settings.json", "EPOCHS=1", "DATA=digits", "NAME=a")
+    assert "class_weights" in make(project, "ae_cls", *knobs, timeout=100).stderr
+    typed(project, "ae_cls", "FORCE=1", *knobs)
+    assert read(project / f"checkpoints/{run}_fold1.json")["settings"] == {**edited, "epochs": 1}
 
 
 def insert(path, place, text):
@@ -139,24 +132,19 @@ def test_a_network_of_ones_own_is_what_the_document_says(project):
     assert builder.startswith("def build_small(x, classes):\n") and row.startswith('    "cnn_small": row(')
     insert(project / "common.py", "def build_cnn(", f"{builder}\n\ndef build_cnn(")
     insert(project / "recipes.py", "RECIPES = {\n", f"RECIPES = {{\n{row}")
-    typed(project, "cnn", "ARCH=small", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", timeout=200)
-    record = json.loads((project / "checkpoints/digits_cnn_small_fold2.json").read_text())
-    assert record["settings"].items() >= {"model": "cnn_small", "batch_size": 64, "balanced": True}.items()
-    assert "  ARCH       another network" in typed(project, "help", timeout=20)
-    typed(project, "cnn", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", "BATCH=64", timeout=200)
-    assert "digits_cnn_small minus digits_cnn |" in typed(project, "compare", timeout=100)
+    typed(project, "cnn", "ARCH=small", "DATA=digits", "FOLDS=1 2", "EPOCHS=1")
+    settings = read(project / "checkpoints/digits_cnn_small_fold2.json")["settings"]
+    assert settings.items() >= {"model": "cnn_small", "batch_size": 64, "balanced": True}.items()
+    typed(project, "cnn", "DATA=digits", "FOLDS=1 2", "EPOCHS=1", "BATCH=64")
+    assert "digits_cnn_small" in typed(project, "compare")
 
 
 @pytest.mark.long
 def test_demo(project):
-    said = typed(project, "demo", timeout=1500)
-    assert said.splitlines()[-1].startswith("Done: reports and plots are in imgs/digits_")
-    checkpoints, images = files_of_autoencoder("digits_autoencoder_noaug_demo")
-    for name in ("cnn_demo", "autoencoder_cls_noaug_demo"):
-        more = files_of_classifier(f"digits_{name}", [1, 2])
-        checkpoints, images = checkpoints | more[0], images | more[1]
+    typed(project, "demo", timeout=1500)
+    expected = [files_of_autoencoder("digits_autoencoder_noaug_demo")]
+    expected += [files_of_classifier(f"digits_{name}", [1, 2]) for name in ("cnn_demo", "autoencoder_cls_noaug_demo")]
+    checkpoints, images = (set().union(*names) for names in zip(*expected, strict=True))
     assert visible(project / "checkpoints") == checkpoints
     assert visible(project / "imgs") == images | {"digits_distribution_demo.png", "digits_samples_demo.png"}
-    report = json.loads((project / "imgs/digits_cnn_demo_report.json").read_text())
-    assert len(report["folds"]) == 2
-    assert report["summary"]["accuracy"]["mean"] >= 0.95
+    assert read(project / "imgs/digits_cnn_demo_report.json")["summary"]["accuracy"]["mean"] >= 0.95

@@ -157,8 +157,21 @@ CHECK, TRAIN = "train_ae_classifier.py --check", "train_ae_classifier.py"
             for encoder in ("scratch", "random")
         ),
         (["ae_cls", "FROM=cnn", "FOLDS=1"], [f"{TRAIN} --fold 1 --from 'cnn'", "evaluate.py --model autoencoder_cls"]),
+        (  # evaluation alone takes VIEWS
+            ["mod_ae_cls", "VIEWS=six", "FOLDS=1"],
+            [
+                f"{CHECK} --modified",
+                "train_autoencoder.py --if-missing",
+                f"{TRAIN} --modified --fold 1",
+                "evaluate.py --model mod_autoencoder_cls --views 'six'",
+            ],
+        ),
+        (["cnn", "VIEWS=six", "FOLDS=1"], ["train_cnn.py --fold 1", "evaluate.py --model cnn --views 'six'"]),
         (["report"], ["report.py"]),
-        (["test-eval", "MODEL=cnn", "BATCH=64"], ["evaluate.py --model 'cnn' --batch-size '64'"]),
+        (
+            ["test-eval", "MODEL=cnn", "BATCH=64", "VIEWS=six"],
+            ["evaluate.py --model 'cnn' --batch-size '64' --views 'six'"],
+        ),
         (["test"], ['-m pytest -q -n 2 --dist worksteal -m "not long and not system"']),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in str(value) else None,

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, start, wait_until
 
-import evaluate
 from util import hardware, plots
 
 TRAIN = ["train_cnn.py", "--epochs", "2", "--precision", "float32", "--batch-size", "64", "--patience", "9"]
@@ -204,31 +203,6 @@ def test_letters_come_from_a_font_that_has_them(tmp_path, capsys, monkeypatch):
     axes.set_title("中")
     plots.use_fonts_for_all(figure, "a.png")
     assert axes.title.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"] and capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_foreign_model_of_half_precision_is_judged_by_its_precision(tmp_path, npz, monkeypatch, dtype):
-    monkeypatch.chdir(tmp_path)
-    image = keras.Input((32, 32, 3))
-    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
-    keras.utils.set_random_seed(0)
-    keras.Model(image, keras.layers.Dense(10, "softmax", dtype=dtype)(x)).save("half.keras")
-    evaluate.main(["--model", "cnn", "--model-path", "half.keras", "--data", str(npz)])
-    assert json.loads(Path("imgs/half_report.json").read_text())["run"] == "half"
-
-
-def test_a_model_beside_which_nothing_can_be_written_is_reported_all_the_same(tmp_path, npz, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    image = keras.Input((32, 32, 3))
-    keras.Model(image, keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(image))).save("model.keras")
-    monkeypatch.setattr(evaluate, "require_writable", refuse)
-    evaluate.main(["--model", "cnn", "--model-path", "model.keras", "--data", str(npz)])
-    assert "note: . may only be read, so model_predictions.npz is not kept there" in capsys.readouterr().out
-    assert Path("imgs/model_report.json").exists() and Path("imgs/model_predictions.png").exists()
-
-
-def refuse(folder):
-    raise evaluate.RunFailed(f"{folder} cannot be written to (Read-only file system); mend that and repeat")
 
 
 @pytest.mark.system
