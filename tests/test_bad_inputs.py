@@ -608,16 +608,6 @@ def test_one_fold_is_evaluated_whatever_things_are_called_and_damaged_prediction
     assert r"$\frac$ {}" in Path("imgs/x-0-b-s_cnn_report.txt").read_text()
 
 
-def test_a_file_that_is_as_large_as_what_is_in_it_is_no_bomb(workdir, monkeypatch):
-    monkeypatch.setattr(files, "MOST_BYTES", 1000)
-    zeros = np.zeros(10_000, np.uint8)
-    files.write_arrays("stored.npz", zeros=zeros)
-    assert files.read_arrays("stored.npz")["zeros"].shape == (10_000,)
-    np.savez_compressed("packed.npz", zeros=zeros)
-    with pytest.raises(ValueError, match=r"^it unpacks to 10,\d{3} bytes, and 1,000 are the most that is read$"):
-        files.read_arrays("packed.npz")
-
-
 def test_a_layer_with_states_has_its_place_in_the_table_of_layers(strange):
     picture = keras.Input((32, 32, 3))
     outputs, _ = layers.GRU(2, return_state=True)(layers.Reshape((32, 96))(picture))

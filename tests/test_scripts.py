@@ -56,6 +56,10 @@ def call(script, words, data=DATA):
     return said.getvalue()
 
 
+def signed(record):
+    return {**record, "record_sha256": runs.record_sha256(record)}
+
+
 def file_sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -140,7 +144,7 @@ def change_settings(stem, **settings):
     """Make a finished training say that it had these settings; one that is None, that it had none of that name."""
     found = record(stem)
     changed = {key: value for key, value in {**found["settings"], **settings}.items() if value is not None}
-    changed = {**found, "settings": changed, "record_sha256": None}
+    changed = signed({**found, "settings": changed})
     Path(f"checkpoints/{stem}.json").write_text(json.dumps(changed))
 
 
@@ -386,7 +390,7 @@ def test_a_mean_is_taken_over_folds_of_the_same_settings_only(borrow):
 def test_folds_of_other_code_are_told(borrow):
     borrow("pictures_cnn_fold1", "pictures_cnn_fold2")
     assert "FORCE=1" not in call("evaluate", "--model cnn")
-    changed = {**record("pictures_cnn_fold2"), "code_sha256": "0" * 64, "record_sha256": None}
+    changed = signed({**record("pictures_cnn_fold2"), "code_sha256": "0" * 64})
     Path("checkpoints/pictures_cnn_fold2.json").write_text(json.dumps(changed))
     said = "note: these folds are of different versions of the code; where that matters, FORCE=1 trains them anew\n"
     assert said in call("evaluate", "--model cnn")
@@ -719,7 +723,7 @@ def test_a_classifiers_settings_include_its_autoencoder(borrow):
     with open(f"{stem}.keras", "ab") as file:
         file.write(b"another")
     Path(f"{stem}.json").write_text(
-        json.dumps({**record(AUTOENCODER), "checkpoint_sha256": file_sha256(f"{stem}.keras"), "record_sha256": None})
+        json.dumps(signed({**record(AUTOENCODER), "checkpoint_sha256": file_sha256(f"{stem}.keras")}))
     )
     with pytest.raises(InputError, match=r"has other settings \(another autoencoder\): "):
         call("train_ae_classifier", f"{SMALL} --noaug")
