@@ -8,13 +8,9 @@ import glob
 import http.client
 import math
 import os
-import pickle
 import re
 import shlex
-import struct
-import tarfile
 import warnings
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,12 +20,13 @@ import tqdm
 from PIL import Image, ImageOps
 
 from util.backend import Later, keras, keras_home
-from util.cli import InputError, RunFailed
-from util.files import file_sha256, first_line, locked, open_arrays, read_arrays, reading, sha256, write_arrays
+from util.cli import InputError
+from util.files import DAMAGE, first_line, locked, reading, sha256
 
 datasets, model_selection, transform = map(Later, ("sklearn.datasets", "sklearn.model_selection", "skimage.transform"))
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_SIZES = [50_000, 10_000]
 DIGITS_CLASSES = tuple("0123456789")
 HALVED = (2, 4, 9)  # of these two; of other pictures, what REDUCED says
 IMAGE_SHAPE = (32, 32, 3)
@@ -57,8 +54,9 @@ def load_data(data=None, part="train"):
 
     Raises InputError where the pictures cannot be had; never falls back to others.
     """
-    images, labels, names, prefix = source_of(data).load(data, part)
-    halved = HALVED if names == CIFAR10_CLASSES or source_of(data).load is load_digits else ()
+    source = source_of(data)
+    images, labels, names, prefix = source.load(data, part)
+    halved = HALVED if names == CIFAR10_CLASSES or source.load is load_digits else ()
     return Images(images, labels, names, prefix, source_name(data), halved)
 
 
@@ -71,15 +69,19 @@ def data_prefix(data):
     """What the names of runs on this DATA begin with: the folder's or file's name, as far as it fits a run's name."""
     if data == "digits":
         return data
-    name = Path(os.path.abspath(data)).name  # of `.`, too
-    prefix = re.sub(r"[\W_]+", "-", name.removesuffix(".npz")).strip("-").lower()[:40] or "data"
+    prefix = re.sub(r"[\W_]+", "-", source_name(data).removesuffix(".npz")).strip("-").lower()[:40] or "data"
     return f"{prefix}-data" if prefix in ("mod", "digits") else prefix  # which names of runs hold already
 
 
 def class_names_of(data):
     """The class names of own pictures, without reading these; None for other sources, and where DATA is not there."""
-    names = source_of(data).class_names
-    return names(data) if names and os.path.exists(data) else None
+    if not data or data == "digits" or not os.path.exists(data):
+        return None
+    if os.path.isdir(data):
+        return class_folders(data)[1]
+    with reading_npz(data) as file:
+        names = file.get("class_names")
+    return CIFAR10_CLASSES if names is None else checked_class_names(names, data)
 
 
 def count_known(images, known):
@@ -94,20 +96,19 @@ def note_test_pictures_known(images, known, path):
         print(f"note: {count} of the {len(images)} test pictures in {path} are training pictures, too")
 
 
-def held_out_tenth(labels, part, class_names, images=None):
+def held_out_tenth(images, labels, part, class_names):
     """Indices of 'train' or 'test' where a data set has no test part: a stratified tenth, the same for every seed.
 
-    Each class has a test picture, and copies of one of the `images` are all in the same part. Raises InputError.
+    Each class has a test picture, and copies of a picture are all in the same part. Raises InputError.
     """
-    first_copy, originals = {}, np.arange(len(labels))
-    if images is not None:
-        originals = np.array([first_copy.setdefault(image.tobytes(), row) for row, image in enumerate(images)])
+    first_copy = {}
+    originals = np.array([first_copy.setdefault(image.tobytes(), row) for row, image in enumerate(images)])
     distinct = np.unique(originals)
     counts = np.bincount(labels[distinct], minlength=len(class_names))
     if counts.min() < 3:
         raise InputError(
-            f"the class {class_names[counts.argmin()]} has {counts.min()} different pictures, and without test "
-            "pictures of their own, classes need three: one each to train, to validate and to test; add some"
+            f"the class {class_names[counts.argmin()]} has {counts.min()} different pictures; without a folder of test "
+            "pictures each class needs at least three, one each to train, to validate and to test: add some"
         )
     size = max(math.ceil(0.1 * len(distinct)), len(class_names))
     rows = model_selection.train_test_split(distinct, test_size=size, stratify=labels[distinct], random_state=0)
@@ -124,7 +125,25 @@ def held_out_tenth(labels, part, class_names, images=None):
 
 def load_cifar10(data, part):
     """CIFAR-10 by way of Keras, which downloads it once, checks its SHA-256 and keeps it for all programs."""
-    return *fetch_cifar10()[0 if part == "train" else 1], CIFAR10_CLASSES, ""
+    images, labels = fetch_cifar10()[PARTS.index(part)]
+    return np.ascontiguousarray(images), labels.reshape(-1).astype(np.int64), CIFAR10_CLASSES, ""
+
+
+@functools.cache
+def fetch_cifar10():
+    """(train, test), each (images, labels), as Keras gives them. Raises InputError where it cannot be downloaded."""
+    home = keras_home() / "datasets"
+    try:
+        with locked(home / ".cifar10.lock"):  # one process downloads and unpacks it for all
+            return keras.datasets.cifar10.load_data()
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, OSError | ValueError | http.client.HTTPException):
+            raise  # Keras raises a bare Exception for a failed download
+        raise InputError(
+            f"CIFAR-10 cannot be downloaded into {home} ({first_line(error)}): connect and repeat, or save "
+            "cifar-10-python.tar.gz there as cifar-10-batches-py-target_archive, or give pictures of your own with "
+            "DATA=file.npz, or try `make demo`, which needs no download"
+        ) from None
 
 
 def load_digits(data, part):
@@ -132,7 +151,7 @@ def load_digits(data, part):
     if part == "train" and os.path.isdir("digits"):
         print("note: DATA=digits means scikit-learn's digits; DATA=./digits means the folder of that name")
     digits = datasets.load_digits()
-    rows = held_out_tenth(digits.target, part, DIGITS_CLASSES)
+    rows = held_out_tenth(digits.images, digits.target, part, DIGITS_CLASSES)
     small = digits.images[rows] / 16
     grey = np.stack([transform.resize(one, IMAGE_SHAPE[:2], order=1, mode="edge") for one in small])
     images = np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
@@ -148,21 +167,19 @@ def load_npz(path, part):
     if not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"there is no file {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
     with reading_npz(path) as file:
-        missing = [name for name in ("x_test", "x_train", "y_test", "y_train") if name not in file]
-        if missing:
-            raise InputError(f"{path!r} lacks {', '.join(missing)}; give DATA a .npz with all four arrays")
+        if missing := sorted({f"{kind}_{one}" for kind in "xy" for one in PARTS} - set(file)):
+            raise InputError(f"{path!r} lacks {', '.join(missing)}; save x_train, y_train, x_test and y_test in it")
         headers = {one: array_header(file, f"x_{one}") for one in PARTS}
         labels = {one: np.asarray(file[f"y_{one}"]) for one in PARTS}  # numpy gives bytes for what is no array
         names, images = file.get("class_names"), file[f"x_{part}"]
-    sizes = [headers[one][0][:1] for one in PARTS]
-    names = checked_class_names(names, path, sizes == [(50_000,), (10_000,)])
+    like_cifar10 = [shape[:1] for shape, _ in headers.values()] == [(size,) for size in CIFAR10_SIZES]
+    names = CIFAR10_CLASSES if names is None and like_cifar10 else checked_class_names(names, path)
     labels = {one: checked_labels(labels[one], one, *headers[one], names, path) for one in PARTS}
     if images.max() <= 1:
         raise InputError(
-            f"x_{part} in {path!r} holds only 0 and 1: were these pictures scaled to 0-1 when they became uint8? "
-            "Save them as 0 to 255"
+            f"x_{part} in {path!r} holds only 0 and 1; pictures scaled to 0-1 become that as uint8: save them as 0-255"
         )
-    if sizes == [(50_000,), (10_000,)] and names == CIFAR10_CLASSES:
+    if like_cifar10 and names == CIFAR10_CLASSES:
         return images, labels[part], names, ""
     if part == "test":
         with reading_npz(path) as file:
@@ -172,22 +189,12 @@ def load_npz(path, part):
 
 def load_folder(path, part):
     """One part of a folder of pictures, cut and shrunk to 32x32; without a test folder, a stratified tenth is it."""
-    arrays, names = read_folder(path, IMAGE_SHAPE[:2])
-    images, labels = arrays["x_train"], arrays["y_train"]
-    if "x_test" not in arrays:
-        rows = held_out_tenth(labels, part, names, images)
-        return images[rows], labels[rows], names, data_prefix(path)
-    return arrays[f"x_{part}"], arrays[f"y_{part}"], names, data_prefix(path)
-
-
-def folder_class_names(path):
-    return class_folders(part_folders(Path(path))["train"])
-
-
-def npz_class_names(path):
-    with reading_npz(path) as file:
-        names = file.get("class_names")
-    return CIFAR10_CLASSES if names is None else checked_class_names(names, path)
+    arrays, names = read_folder(path)
+    if "test" in arrays:
+        return *arrays[part], names, data_prefix(path)
+    images, labels = arrays["train"]
+    rows = held_out_tenth(images, labels, part, names)
+    return images[rows], labels[rows], names, data_prefix(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,70 +204,19 @@ class Source:
     fits: Callable
     load: Callable
     augmentation: dict | None = None  # None: that of the recipe. Flips and half turns change a digit's label
-    class_names: Callable | None = None  # DATA -> its class names, where they may change from one day to the next
 
 
 DIGITS_AUGMENTATION = {"rotation": 10, "shift": 0.1, "shear": 0.2, "zoom": 0.1}
 SOURCES = (
     Source(lambda data: data is None, load_cifar10),
     Source(lambda data: data == "digits", load_digits, DIGITS_AUGMENTATION),
-    Source(os.path.isdir, load_folder, class_names=folder_class_names),
-    Source(lambda data: True, load_npz, class_names=npz_class_names),
+    Source(os.path.isdir, load_folder),
+    Source(lambda data: True, load_npz),
 )
 
 
 def source_of(data):
     return next(source for source in SOURCES if source.fits(data))
-
-
-# --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
-
-CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-CIFAR10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-
-
-@functools.cache
-def fetch_cifar10():
-    """(train, test), each (images, labels): out of Keras's archive, which is downloaded where it is not there yet."""
-    home = keras_home() / "datasets"
-    archive = home / "cifar-10-batches-py-target_archive"  # where Keras puts it
-    there = archive.is_file()
-    if not there or file_sha256(archive) != CIFAR10_SHA256:
-        try:
-            with locked(home / ".cifar10.lock"):  # one process downloads it for all
-                keras.utils.get_file(archive.name, CIFAR10_ADDRESS, file_hash=CIFAR10_SHA256)
-        except Exception as error:
-            if type(error) is not Exception and not isinstance(error, OSError | ValueError | http.client.HTTPException):
-                raise  # Keras raises a bare Exception for a failed download
-            wrong = f"{archive} is another file; " if there else ""
-            raise InputError(
-                f"CIFAR-10 cannot be had from {home} nor downloaded ({wrong}{first_line(error)}): connect and repeat, "
-                f"or save cifar-10-python.tar.gz as {archive}, "
-                "or give pictures of your own with DATA=file.npz, or try `make demo`, which needs no download"
-            ) from None
-    return read_cifar10(archive)
-
-
-def read_cifar10(archive):
-    """(train, test), each (uint8 pictures (n, 32, 32, 3), labels (n,)), of CIFAR-10's archive of pickled batches.
-
-    A pickle can run any code: the archive's SHA-256 has to be known before.
-    """
-    parts = ([f"data_batch_{number}" for number in range(1, 6)], ["test_batch"])
-    with tarfile.open(archive) as file:
-        batches = [
-            [pickle.load(file.extractfile(f"cifar-10-batches-py/{name}"), encoding="bytes") for name in names]
-            for names in parts
-        ]
-    return [
-        (
-            np.ascontiguousarray(
-                np.concatenate([batch[b"data"] for batch in part]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            ),
-            np.concatenate([batch[b"labels"] for batch in part]).astype(np.int64),
-        )
-        for part in batches
-    ]
 
 
 # --- Pictures in files ------------------------------------------------------------------------------------------------
@@ -270,13 +226,14 @@ PICTURES = (".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", "
 PICTURES += (".tif", ".tiff", ".webp")
 
 
-def read_picture(path, size=IMAGE_SHAPE[:2]):
+def read_picture(path):
     """A picture of any size as the networks take it, uint8 (height, width, 3): upright, cut to a square at its centre.
 
     It is made smaller with antialiasing, and what is transparent becomes white. Raises ValueError for pictures of
     32-bit numbers, and what Pillow raises for a file that it cannot read.
     """
     with Image.open(path) as file:
+        file.draft(None, (256, 256))  # a large JPEG is decoded at a part of its size, which is several times faster
         picture = ImageOps.exif_transpose(file)
         if picture.mode.startswith("I;16"):  # of which Pillow's convert would keep the dark ones
             picture = Image.fromarray((np.asarray(picture) / 65535 * 255 + 0.5).astype(np.uint8))
@@ -285,32 +242,22 @@ def read_picture(path, size=IMAGE_SHAPE[:2]):
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        fitted = ImageOps.fit(picture.convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
+        fitted = ImageOps.fit(picture.convert("RGB"), IMAGE_SHAPE[1::-1], Image.Resampling.BICUBIC)
     return np.asarray(fitted)
 
 
-# What Pillow raises for files that are damaged, or no pictures.
-UNREADABLE = (OSError, EOFError, ValueError, SyntaxError, IndexError, KeyError, TypeError, OverflowError)
-UNREADABLE += (struct.error, zlib.error, Image.DecompressionBombError)
-
-
-def read_pictures(paths, size):
-    """Pictures as uint8 (n, *size, 3), read side by side. Raises InputError, naming all that cannot be read."""
+def read_pictures(paths):
+    """Pictures as uint8 (n, height, width, 3), read side by side. Raises InputError, naming all that cannot be read."""
 
     def read(path):
         try:
-            return read_picture(path, size)
-        except UNREADABLE as error:
-            return error
+            return read_picture(path)
+        except (*DAMAGE, Image.DecompressionBombError) as error:
+            return f"{in_words(path)} ({first_line(error)})"
 
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
         found = list(with_progress(pool.map(read, paths), len(paths), "reading pictures"))
-    bad = [
-        f"{in_words(path)} ({first_line(one)})"
-        for path, one in zip(paths, found, strict=True)
-        if isinstance(one, Exception)
-    ]
-    if bad:
+    if bad := [one for one in found if isinstance(one, str)]:
         raise InputError(
             f"{len(bad)} of {len(paths):,} pictures cannot be read; mend or remove "
             f"{'it' if len(bad) == 1 else 'them'}: {', '.join(bad)}"
@@ -329,7 +276,7 @@ def in_words(path):
 
 
 def files_in(folder):
-    """Paths of all files in a folder and its folders, through links as well, in order; hidden ones are left out."""
+    """(Pictures, other files) in a folder and its folders, links as well, in order; hidden ones are left out."""
     found, known = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         if os.path.realpath(place) in known:  # a link to where the walk has been
@@ -338,11 +285,8 @@ def files_in(folder):
         known.add(os.path.realpath(place))
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(found)
-
-
-def is_picture(path):
-    return path.suffix.lower() in PICTURES and path.is_file()
+    pictures = [path for path in sorted(found) if path.suffix.lower() in PICTURES and path.is_file()]
+    return pictures, sorted(set(found).difference(pictures))
 
 
 def note_left_out(paths, where):
@@ -365,14 +309,14 @@ def named_pictures(text):
     try:
         words = [text] if os.path.exists(text) else [os.path.expanduser(word) for word in shlex.split(text)]
     except ValueError as error:
-        raise InputError(f"IMAGE: {text!r} is no list of names ({error}); quote those that have a space") from None
+        raise InputError(f"IMAGE: {text!r} is no list of names ({error}); quote names that have a space") from None
     found, others = {}, []
     for word in words:
         found[word] = []
         for match in [word] if os.path.exists(word) else sorted(glob.glob(word, recursive=True)):
-            inside = files_in(match) if os.path.isdir(match) else []
-            others += [path for path in inside if not is_picture(path)]
-            found[word] += filter(is_picture, inside) if os.path.isdir(match) else [Path(match)]
+            pictures, left = files_in(match) if os.path.isdir(match) else ([Path(match)], [])
+            found[word] += pictures
+            others += left
     missing = [in_words(word) for word, paths in found.items() if not paths]
     if missing or not found:
         raise InputError(
@@ -386,104 +330,75 @@ def named_pictures(text):
 # --- A folder ---------------------------------------------------------------------------------------------------------
 
 
+def wrong_folder(what):
+    """The error that a folder cannot be used: `what` is wrong, and how it has to be."""
+    return InputError(
+        f"{what}; DATA takes a folder with train/<class>/ and test/<class>/, or <class>/ alone, of the same two or "
+        "more classes, each with pictures"
+    )
+
+
 def visible_folders(folder):
     """The folders in a folder, in the order of their names, but for hidden ones."""
     return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
 
 
-def part_folders(root):
-    """{"train": folder of the classes' folders and, where there is one, "test": the same}. Raises InputError."""
-    inside = {one.name.lower(): one for one in visible_folders(root)}  # of `Train` and `train`, the latter
+def class_folders(path):
+    """({"train": folder of the classes' folders and, where there is one, "test": the same}, the classes' names).
+
+    Raises InputError where a folder is missing or has a name that cannot be used.
+    """
+    inside = {one.name.lower(): one for one in visible_folders(Path(path))}  # of `Train` and `train`, the latter
     if "train" in inside:
-        return {part: inside[part] for part in PARTS if part in inside}
-    if strange := inside.keys() & {"test", "testing", "training", "val", "valid", "validation"}:
-        raise InputError(
-            f"{str(root)!r} has a folder {inside[min(strange)].name!r} and none called 'train': name the folders of "
-            "training and test pictures train and test, each with a folder for each class"
-        )
-    return {"train": root}
-
-
-def class_folders(train):
-    """The names of the classes, which are those of the folders of training pictures. Raises InputError."""
-    names = tuple(folder.name for folder in visible_folders(train))
+        parts = {part: inside[part] for part in PARTS if part in inside}
+    elif strange := inside.keys() & {"test", "testing", "training", "val", "valid", "validation"}:
+        raise wrong_folder(f"{path!r} has a folder {inside[min(strange)].name!r} and none called 'train'")
+    else:
+        parts = {"train": Path(path)}
+    names = tuple(folder.name for folder in visible_folders(parts["train"]))
     if len(names) < 2:
-        raise InputError(
-            f"{str(train)!r} holds {len(names)} folders of pictures; give DATA a folder with one for each class, "
-            "two at least, as train/<class> or <class>"
-        )
-    if odd := [name for name in names if not name.isprintable()]:
-        raise InputError(f"the class {in_words(train / odd[0])} has a name that cannot be printed; rename the folder")
-    return names
+        raise wrong_folder(f"{str(parts['train'])!r} has {len(names)} folders of pictures")
+    for folder in (one for part in parts.values() for one in visible_folders(part)):
+        if not folder.name.isprintable():
+            raise wrong_folder(f"the name of the folder {in_words(folder)} cannot be printed")
+        if folder.name not in names:
+            raise wrong_folder(f"{folder} is of a class that {parts['train']} does not have")
+    return parts, names
 
 
 @functools.cache
-def read_folder(path, size):
+def read_folder(path):
     """Pictures in `path`/train/<class> and `path`/test/<class>, or in `path`/<class> alone, and in folders of these.
 
-    Returns {"x_train", "y_train" and, where there is a test folder, "x_test", "y_test": arrays} and the classes' names
-    in alphabetical order. Prints what a user may want to know; raises InputError, naming what is wrong.
+    Returns {"train" and, where there is a test folder, "test": (images, labels)} and the classes' names in alphabetical
+    order. Prints what a user may want to know; raises InputError, naming what is wrong.
     """
-    root = Path(path)
-    parts = part_folders(root)
-    names, files, others = class_folders(parts["train"]), {}, []
+    parts, names = class_folders(path)
+    files, others, arrays = [], [], {}
     for part, folder in parts.items():
-        if strange := [one for one in visible_folders(folder) if one.name not in names]:
-            raise InputError(f"{strange[0]} is of a class that {parts['train']} does not have; mend or remove it")
         others += [one for one in folder.iterdir() if not one.is_dir() and not one.name.startswith(".")]
         for label, name in enumerate(names):
-            there = files_in(folder / name)
-            pictures = list(filter(is_picture, there))
+            pictures, left = files_in(folder / name) if (folder / name).is_dir() else ([], [])
             if not pictures:
-                left = f" but {len(there)} other files" if there else ""
-                raise InputError(
-                    f"{folder / name} holds no pictures{left} ({', '.join(PICTURES)}); add some, or remove this class"
-                )
-            files |= {one: (part, label) for one in pictures}
-            others += [one for one in there if not is_picture(one)]
-    arrays = read_cached(files, root, size)
+                raise wrong_folder(f"{folder / name} holds no pictures{f' but {len(left)} other files' * bool(left)}")
+            files += [(one, part, label) for one in pictures]
+            others += left
+    images = read_pictures([one for one, *_ in files])
+    for part in parts:
+        rows = [row for row, (_, its, _) in enumerate(files) if its == part]
+        arrays[part] = images[rows], np.array([files[row][2] for row in rows], np.int64)
     note_left_out(others, path)
-    unused = [] if parts["train"] == root else [one.name for one in visible_folders(root) if one not in parts.values()]
-    if unused:
+    unused = [one.name for one in visible_folders(Path(path)) if one not in parts.values()]
+    if unused and parts["train"] != Path(path):
         print(
             f"note: {', '.join(unused)} in {path} is not used, only train and test; VAL says which share of the "
             "training pictures validates"
         )
-    if "x_test" in arrays:
-        note_test_pictures_known(arrays["x_test"], arrays["x_train"], path)
+    if "test" in parts:
+        note_test_pictures_known(arrays["test"][0], arrays["train"][0], path)
     else:
         print(f"note: {path} has no test pictures of its own, so a tenth of each class is held out for the test")
     return arrays, names
-
-
-def read_cached(files, root, size):
-    """The arrays of {file: (part, label)}: out of Keras's folder where these files were read before, or read now.
-
-    They are known by the SHA-256 of all their contents and of this code. One copy is kept for each folder of pictures.
-    """
-    with ThreadPoolExecutor() as pool:
-        digests = with_progress(pool.map(file_sha256, files), len(files), "looking for changes")
-        about = [
-            f"{one.relative_to(root)} {part} {label} {digest}"
-            for (one, (part, label)), digest in zip(files.items(), digests, strict=True)
-        ]
-    listed = "\n".join([str(size), file_sha256(__file__), *about])
-    of = np.frombuffer(listed.encode(errors="surrogateescape"), np.uint8)  # names of files are bytes on Linux
-    place = os.path.abspath(root).encode(errors="surrogateescape")
-    cache = keras_home() / "datasets" / f"folder-{sha256(np.frombuffer(place, np.uint8))[:20]}.npz"
-    with contextlib.suppress(OSError, InputError), reading(cache, ""):  # not there, or damaged: it is made again
-        arrays = read_arrays(cache)
-        if np.array_equal(arrays.pop("of"), of):
-            return arrays
-    pictures, arrays = read_pictures(list(files), size), {}
-    labels = np.array([label for _, label in files.values()], np.int64)
-    for part in PARTS:
-        rows = [row for row, (its, _) in enumerate(files.values()) if its == part]
-        if rows:
-            arrays |= {f"x_{part}": pictures[rows], f"y_{part}": labels[rows]}
-    with contextlib.suppress(RunFailed):  # where nothing can be written, they are read anew each time
-        write_arrays(cache, of=of, **arrays)
-    return arrays
 
 
 # --- A .npz -----------------------------------------------------------------------------------------------------------
@@ -491,10 +406,9 @@ def read_cached(files, root, size):
 
 @contextlib.contextmanager
 def reading_npz(path):
-    with (
-        reading(f"{path!r} cannot be read as a .npz of plain arrays", "save it anew with numpy.savez"),
-        open_arrays(path) as file,
-    ):
+    """An open .npz, whose arrays are read when they are asked for and never unpickled. Raises InputError."""
+    what = f"{path!r} cannot be read as a .npz of plain arrays"
+    with reading(what, "save it anew with numpy.savez"), np.load(path) as file:
         yield file
 
 
@@ -507,11 +421,9 @@ def array_header(file, name):
     return shape, dtype
 
 
-def checked_class_names(names, path, size_of_cifar10=False):
-    """A .npz's class names as a tuple of words, where it has none CIFAR-10's if it has that size. Raises InputError."""
+def checked_class_names(names, path):
+    """A .npz's class names as a tuple of words. Raises InputError."""
     if names is None:
-        if size_of_cifar10:
-            return CIFAR10_CLASSES
         raise InputError(
             f"{path!r} holds no class_names, and it is not CIFAR-10, which has 50,000 and 10,000 pictures: add the "
             "names of the classes in the order of their labels, as in numpy.savez(..., class_names=['cat', 'dog'])"
@@ -519,13 +431,9 @@ def checked_class_names(names, path, size_of_cifar10=False):
     names = np.asarray(names)
     if names.dtype.kind == "S":  # as numpy keeps words that came from HDF5, MATLAB or Python 2
         names = np.char.decode(names, "utf-8", "replace")
-    words = names.ndim == 1 and names.dtype.kind == "U" and len(names) <= 1000 and names.itemsize <= 400
-    names = tuple(names.tolist()) if words else ()
+    names = tuple(names.tolist()) if names.ndim == 1 and names.dtype.kind == "U" else ()
     if not names or not all(name and name.isprintable() for name in names) or len(set(names)) < len(names):
-        raise InputError(
-            f"class_names in {path!r} must be different words, one for each class: "
-            "at most 1,000, of at most 100 printable letters"
-        )
+        raise InputError(f"class_names in {path!r} must be different words in printable letters, one for each class")
     return names
 
 

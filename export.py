@@ -6,6 +6,7 @@ pictures as they are, 0 to 255, in float32.
 
 from util import cli  # isort: split
 
+import contextlib
 import importlib.util
 import os
 import shlex
@@ -74,25 +75,19 @@ def main(argv=None):
     set_up_device()
     pictures = rng(0, "export").integers(0, 256, (100, *IMAGE_SHAPE)).astype(np.float32)
     for run, record in records.items():
-        path = run.path(suffix)
         given = IMAGE_SHAPE if options.model == "autoencoder" else (len(record["data"]["class_names"]),)
-        model = run.load_model(IMAGE_SHAPE, given)
-        expected = run.predict(model, pictures)
-        if path.exists():
-            with reading(f"{path} is there already and cannot be read", "remove it and repeat"):
-                same = np.allclose(outputs(path, pictures), expected, atol=1e-5)
-            if not same:
-                raise InputError(f"{path} is there already and is not {run.checkpoint}: remove it and repeat")
-            print(f"{path} is there already, and gives the outputs of {run.checkpoint}")
-            continue
+        model, path = run.load_model(IMAGE_SHAPE, given), run.path(suffix)
         with tempfile.TemporaryDirectory(prefix=f".{run.stem}.", dir=CHECKPOINTS) as folder:
-            part = Path(folder, path.name)
-            model.export(part, options.format, verbose=False)
-            if not np.allclose(outputs(part, pictures), expected, atol=1e-5):
-                raise RunFailed(
-                    f"{run.checkpoint} gives other outputs as {options.format}, so it is not kept: try another FORMAT"
-                )
-            os.rename(part, path)
+            there, part = path.exists(), Path(folder, path.name)
+            if not there:
+                model.export(part, options.format, verbose=False)
+            with reading(f"{path} cannot be read", "remove it and repeat") if there else contextlib.nullcontext():
+                found = outputs(path if there else part, pictures)
+            if not np.allclose(found, run.predict(model, pictures), atol=1e-5):
+                remedy = "remove it and repeat" if there else "it is not kept; try another FORMAT"
+                raise RunFailed(f"{path} does not give the outputs of {run.checkpoint}: {remedy}")
+            if not there:
+                os.rename(part, path)
         shape = ", ".join(map(str, IMAGE_SHAPE))
         print(f"{path}: takes pictures of 0 to 255 as float32 (n, {shape}); checked against {run.checkpoint}")
 

@@ -55,7 +55,7 @@ def main(argv=None):
     if options.out and os.path.lexists(options.out):
         raise InputError(f"OUT: {options.out!r} is there already; choose another file, or remove it")
     name, records = chosen_run(options)
-    images = read_pictures(paths, IMAGE_SHAPE[:2])
+    images = read_pictures(paths)
     for folder in {IMAGES, *([Path(options.out).parent] if options.out else ())}:
         require_writable(folder)
 
@@ -94,17 +94,14 @@ def main(argv=None):
 def chosen_run(options):
     """(name, {training: record}) of the run to predict with: one that was trained here, or else a provided one."""
     provided = names_of_runs(PROVIDED)
-    if options.model:
-        name = chosen_name(options, "")
-        if options.data or name not in provided or finished_trainings(name):
-            return finished_run(options)
-    else:
+    if not options.model:
         trained = [one for one in names_of_runs(CHECKPOINTS) if one.startswith(MODELS)]  # not on other data
-        chosen = options.model_dump(exclude_defaults=True, exclude={"image", "out"})
-        if trained or chosen or not provided:
+        if trained or not provided or options.model_dump(exclude_defaults=True, exclude={"image", "out"}):
             here = f"; trained here: {', '.join(trained)}" if trained else ""
             raise InputError(f"MODEL is missing, the model to predict with, such as MODEL=cnn{here}")
-        name = provided[0]
+    name = chosen_name(options, "") if options.model else provided[0]
+    if options.data or name not in provided or finished_trainings(name):
+        return finished_run(options)
     model = model_of(name)
     own = ModelChoice(model=model, arch=name.removeprefix(model).strip("_") or None)
     command = make_command(model.replace("autoencoder", "ae"), own)
@@ -135,13 +132,10 @@ def quality(images, copies):
 
 def as_cells(row):
     """A row as the terminal shows it, a class and its probability in one cell."""
-    cells = {}
-    for key, value in row.items():
-        if key.startswith("probability"):
-            cells[key.replace("probability", "class")] += f" ({value:.3f})"
-        else:
-            cells[key] = f"{value:.3f}" if isinstance(value, float) else value
-    return cells
+    if "class 1" not in row:
+        return {key: f"{value:.3f}" for key, value in row.items()}
+    places = range(1, len(row) // 2 + 1)
+    return {f"class {place}": f"{row[f'class {place}']} ({row[f'probability {place}']:.3f})" for place in places}
 
 
 def write_csv(path, paths, rows):

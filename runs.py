@@ -6,7 +6,6 @@ import glob
 import hashlib
 import json
 from pathlib import Path
-from typing import NotRequired
 
 import numpy as np
 
@@ -23,9 +22,9 @@ from recipes import (
     require_same_settings,
 )
 from util.backend import keras
-from util.cli import InputError, RunFailed
+from util.cli import InputError, raise_what_was_heard
 from util.files import file_sha256, locked, read_arrays, reading, strict, sync, write_atomically, write_json
-from util.options import form, read_config, require_form
+from util.options import form, read_config
 
 
 def record_sha256(record):
@@ -34,25 +33,8 @@ def record_sha256(record):
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-# What has to be in a record that is read again, beside whatever else.
-Trained = {"model": str, "sha256": str, "kept_sha256": str, "val": float, "seed": int, "reduced": list[int]}
-Images = {"source": str, "sha256": str, "kept_sha256": str, "train_sha256": str, "class_names": list[str]}
-Counts = {"reduced": list[int], "train_counts": list[int], "val_counts": list[int]}
-Curves = {"loss": list[float], "val_loss": list[float | None]}
-Costs = {"parameters": int, "trainable_parameters": int, "seconds": float, "precision": str, "device": str}
-Record = form(
-    settings=form(**Trained),
-    data=form(**Images, **Counts),
-    history=form(**Curves, accuracy=list[float], val_accuracy=list[float | None])
-    | form(**Curves, psnr=list[float], val_psnr=list[float | None]),
-    best_epoch=int,
-    checkpoint_sha256=str,
-    version=NotRequired[int],
-    code_sha256=NotRequired[str],
-    **Costs,
-)
-
-
+# What a record has to hold, beside whatever else, where a report repeats it.
+Record = form(settings=dict, data=dict, history=dict, best_epoch=int, checkpoint_sha256=str)
 RECORD_VERSION = 2  # of the form of the records that are written; 1 had no version
 REPLACE = "choose NAME=... to keep both, or FORCE=1 to replace it"
 
@@ -109,10 +91,7 @@ class Run:
             "train it again with FORCE=1",
         ):
             record = json.loads(self.path(".json").read_text(encoding="utf-8"))
-            require_form(record, Record)
-            if "version" in record and "record_sha256" not in record:
-                raise ValueError("the record lacks its own checksum")
-            if record.get("record_sha256") not in (None, record_sha256(record)):  # None: of an older version
+            if record["record_sha256"] != record_sha256(record):
                 raise ValueError("the record does not match its own checksum")
             if record["checkpoint_sha256"] != file_sha256(self.checkpoint):
                 raise ValueError("the checkpoint is not the one of the record")
@@ -138,8 +117,7 @@ class Run:
     def predict(self, model, images, batch_size=500):
         """The output of the finished model, (n, ...) float32. Raises InputError where it is not finite."""
         outputs = model.predict(images, batch_size=batch_size, verbose=0).astype(np.float32)
-        if len(outputs) != len(images):
-            raise RunFailed(f"{self.checkpoint} gave {len(outputs)} outputs for {len(images)} pictures; repeat it")
+        raise_what_was_heard()  # Keras then gives fewer outputs
         if not np.isfinite(outputs).all():
             raise InputError(
                 f"{self.checkpoint} gives numbers that are not finite: train it again, or give another file"
@@ -167,24 +145,16 @@ class Run:
             return None
         note, groups = self.read_state()
         if self.checkpoint.exists():
-            if self._is_finished_from(note):  # killed before it could remove its state
-                self.state.unlink()
-                return None
+            with contextlib.suppress(InputError):  # stopped between the record and the checkpoint
+                if note["finished"] and self.read_record()["history"] == as_columns(note["history"]):
+                    self.state.unlink()  # it is what the finished file came from
+                    return None
             if note["settings"] != settings:
                 return None
         what = f"the unfinished training {self.state}"
         require_same_settings(note["settings"], settings, what)
         require_same_classes(what, note.get("class_names", class_names), "the data now", class_names, REPLACE)
         return note, groups
-
-    def _is_finished_from(self, note):
-        """True where the finished files came from the state with this note: all epochs have the same figures."""
-        if not note["finished"]:
-            return False
-        try:
-            return self.read_record()["history"] == as_columns(note["history"])
-        except InputError:  # stopped between the record and the checkpoint
-            return False
 
     def already_finished(self, settings, class_names):
         """True where this run is there with these settings and classes. Raises InputError where it is with others."""
@@ -289,17 +259,16 @@ def finished_run(choice):
     Raises InputError where there is none, or where DATA is there and has other classes.
     """
 
-    def trained(name):  # on DATA: names of runs may be alike, so the record decides
+    names = [chosen_name(choice, data_prefix(choice.data))] if choice.data else []
+    for name in (*names, chosen_name(choice, "")):  # a .npz of CIFAR-10 does not begin its run's name
         records = {run: run.read_record() for run in finished_trainings(name)}
-        wanted = source_name(choice.data) if choice.data else None
-        return {run: record for run, record in records.items() if wanted in (None, record["data"]["source"])}
-
-    name = chosen_name(choice, data_prefix(choice.data) if choice.data else "")
-    records = trained(name)
-    if choice.data and not records:  # a .npz of CIFAR-10 does not begin its run's name
-        records = trained(chosen_name(choice, ""))
+        if choice.data:  # names of runs may be alike, so the record decides
+            wanted = source_name(choice.data)
+            records = {run: record for run, record in records.items() if record["data"]["source"] == wanted}
+        if records:
+            break
     if not records:
-        raise no_training(name, choice)
+        raise no_training((*names, name)[0], choice)
     require_one_study(records)
     run, record = next(iter(records.items()))
     classes = class_names_of(choice.data) if choice.data else None
@@ -314,9 +283,8 @@ def require_one_study(records):
     (first, old), *others = records.items()
     for run, record in others:
         settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (old, record)]
-        differing = differing_settings(*settings, "{} {} and {}")
         remedy = "train one of them anew with FORCE=1, or under a NAME of its own"
-        if differing:
+        if differing := differing_settings(*settings, "{} {} and {}"):
             raise InputError(
                 f"{first.checkpoint} and {run.checkpoint} are no folds of one study ({differing}): {remedy}"
             )

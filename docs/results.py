@@ -182,13 +182,14 @@ SOURCES = {
 
 
 def fair():
-    """The fair test: of each arm the tries on validation, the rate that was chosen, and what it gives on the test set."""
+    """The fair test: of each arm the tries on validation, the one that was chosen, and what it gives on test images."""
     tries, compared = published("fair/tries"), published("comparison_fair")["comparisons"]
     factors = sorted({one["factor"] for one in tries}, reverse=True)
     rows = []
     for source, text in SOURCES.items():
         for encoder in ("scratch",) if source == "scratch" else ("frozen", "tuned"):
-            mine = {one["factor"]: one for one in tries if (one["from"] or "scratch", one["encoder"]) == (source, encoder)}
+            arm = [one for one in tries if (one["from"] or "scratch", one["encoder"]) == (source, encoder)]
+            mine = {one["factor"]: one for one in arm}
             chosen = max(mine.values(), key=lambda one: one["val_accuracy"])
             shown = [bare(f"{mine[factor]['val_accuracy']:.3f}") for factor in factors]
             shown[factors.index(chosen["factor"])] = f"**{shown[factors.index(chosen['factor'])]}**"

@@ -1,20 +1,14 @@
 """Where the pictures come from, which are kept, and how the folds are drawn."""
 
 import importlib
-import inspect
-import io
-import pickle
-import tarfile
 import threading
 import time
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-import sklearn.datasets
 from sklearn.datasets import load_digits
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
 
 import common
 import data
@@ -23,7 +17,6 @@ import train_ae_classifier
 import training
 from runs import Run
 from util.cli import InputError
-from util.files import file_sha256
 
 # CIFAR-10's training labels, as far as counts go.
 LABELS = np.random.default_rng(0).permutation(np.arange(10).repeat(5000))
@@ -44,9 +37,7 @@ def arrays(count=30, test_count=20, **replaced):
 def test_digits_are_a_stratified_nine_tenths_and_a_tenth(workdir, capsys):
     train, test = data.load_data("digits"), data.load_data("digits", "test")
     everything = load_digits().target
-    rows = sklearn.model_selection.train_test_split(
-        np.arange(len(everything)), test_size=0.1, stratify=everything, random_state=0
-    )
+    rows = train_test_split(np.arange(len(everything)), test_size=0.1, stratify=everything, random_state=0)
     assert np.array_equal(train.labels, everything[np.sort(rows[0])])
     assert np.array_equal(test.labels, everything[np.sort(rows[1])]) and len(test.labels) == 180
     assert (train.class_names, train.prefix, train.source) == (tuple("0123456789"), "digits", "digits")
@@ -58,11 +49,8 @@ def test_digits_are_a_stratified_nine_tenths_and_a_tenth(workdir, capsys):
 
 def test_digits_are_uint8_colour_pictures_of_their_labels():
     digits, original = data.load_data("digits", "test"), load_digits()
-    assert digits.images.dtype == np.uint8
-    assert digits.images.shape == (180, 32, 32, 3)
-    assert digits.images.max() > 240
-    assert np.array_equal(digits.images[..., 0], digits.images[..., 1])
-    assert np.array_equal(digits.images[..., 0], digits.images[..., 2])
+    assert (digits.images.dtype, digits.images.shape) == (np.uint8, (180, 32, 32, 3)) and digits.images.max() > 240
+    assert (digits.images == digits.images[..., :1]).all()
     small = digits.images[..., 0].reshape(180, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(180, 64) / 255 * 16
     distance = ((small[:, None] - original.data[None]) ** 2).sum(axis=2)
     assert np.array_equal(original.target[distance.argmin(axis=1)], digits.labels)
@@ -71,20 +59,18 @@ def test_digits_are_uint8_colour_pictures_of_their_labels():
 # --- A .npz of one's own ---
 
 
-@pytest.mark.parametrize("column", [False, True])
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("kind", ["U", "S"])
+@pytest.mark.parametrize(
+    ("column", "save", "kind"), [(False, np.savez, "U"), (True, np.savez_compressed, "U"), (False, np.savez, "S")]
+)
 def test_npz_gives_each_part_as_it_is(tmp_path, column, save, kind):
     content = arrays()
     labels = {name: content[name].reshape(-1, 1) if column else content[name] for name in ("y_train", "y_test")}
     path = str(tmp_path / "My pictures.npz")
     save(path, **{**content, **labels, "class_names": content["class_names"].astype(kind)})
-    for part, count in (("train", 30), ("test", 20)):
+    for part in ("train", "test"):
         found = data.load_data(path, part)
-        assert np.array_equal(found.images, content[f"x_{part}"])
-        assert np.array_equal(found.labels, content[f"y_{part}"])
-        assert found.labels.shape == (count,)
-        assert found.images.dtype == np.uint8
+        assert np.array_equal(found.images, content[f"x_{part}"]) and found.images.dtype == np.uint8
+        assert found.labels.tolist() == content[f"y_{part}"].tolist()
         assert (found.class_names, found.prefix) == (tuple(content["class_names"]), "my-pictures")
         assert (found.source, found.halved) == ("My pictures.npz", ())
 
@@ -214,35 +200,24 @@ def test_copies_of_a_picture_on_both_sides_are_counted(tmp_path, capsys):
 # --- Where DATA is looked up ---
 
 
-def test_the_first_source_that_fits_is_taken_with_its_ranges(monkeypatch, npz, resolved):
-    images, labels = arrays(12)["x_train"], np.arange(12) % 3
-    augmentation, parts = {"rotation": 7, "flip": True}, []
-    ranges = common.Augmentation(**augmentation)
-
-    def load(name, part):
-        parts.append((name, part))
-        return images, labels, ("a", "b", "c"), "mine"
-
-    mine = data.Source(lambda name: name == "mine", load, augmentation)
+def test_the_first_source_that_fits_is_taken_with_its_augmentation(monkeypatch, npz, resolved):
+    images, labels, names = arrays(12)["x_train"], np.arange(12) % 3, ("a", "b", "c")
+    mine = data.Source(lambda name: name == "mine", lambda *_: (images, labels, names, "own"), {"rotation": 7})
     monkeypatch.setattr(data, "SOURCES", (mine, *data.SOURCES))
-    for name, prefix in (("mine", "mine"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
-        found = data.load_data(name, "test")
+    for name, prefix in (("mine", "own"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
+        found = data.load_data(name)
         assert (found.prefix, found.source) == (prefix, name.rpartition("/")[2])
-    assert parts == [("mine", "test")]
-    found = data.load_data("mine")
-    assert found.images is images and found.labels is labels and found.class_names == ("a", "b", "c")
+    found = data.load_data("mine", "test")
+    assert found.images is images and found.labels is labels and found.class_names == names
 
-    def ranges_of(name, row="cnn"):
+    def augmentation(name, row="cnn"):
         return resolved(*(("--data", name) if name else ()), row=row).settings.augmentation
 
-    assert ranges_of("mine") == ranges_of("mine", "cnn_elu") == ranges
-    assert ranges_of("digits") == common.Augmentation(**data.DIGITS_AUGMENTATION)
-    assert ranges_of(None) == ranges_of(str(npz)) == recipes.RECIPES["cnn"].settings.augmentation
+    assert augmentation("mine") == augmentation("mine", "cnn_elu") == common.Augmentation(rotation=7)
+    assert augmentation("digits") == common.Augmentation(**data.DIGITS_AUGMENTATION)
+    assert augmentation(None) == augmentation(str(npz)) == recipes.RECIPES["cnn"].settings.augmentation
     for row in ("cnn_pool3", "autoencoder_cae"):  # which augment nothing
-        assert ranges_of("mine", row) == common.Augmentation()
-    replaced = data.Source(lambda name: name == "digits", load, augmentation)
-    monkeypatch.setattr(data, "SOURCES", (replaced, *data.SOURCES))
-    assert data.load_data("digits").prefix == "mine" and ranges_of("digits") == ranges
+        assert augmentation("mine", row) == common.Augmentation()
 
 
 # --- CIFAR-10 by way of Keras ---
@@ -253,96 +228,58 @@ def keras_home(monkeypatch, tmp_path):
     """Keras's folder is one of the test's own, and CIFAR-10 from another test is forgotten."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     data.fetch_cifar10.cache_clear()
-    yield tmp_path / "keras"
+    yield tmp_path / "keras/datasets"
     data.fetch_cifar10.cache_clear()
 
 
-def write_archive(path):
-    """An archive such as CIFAR-10's, with six pictures a batch; returns its (train, test) pictures and labels."""
-    random, parts = np.random.default_rng(0), ([], [])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as file:
-        for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-            images, labels = random.integers(0, 256, (6, 32, 32, 3), np.uint8), random.integers(0, 10, 6).tolist()
-            planes = images.transpose(0, 3, 1, 2).reshape(6, -1)  # as the archive has them: red, green, blue
-            content = pickle.dumps({b"data": planes, b"labels": labels})
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(content)
-            file.addfile(member, io.BytesIO(content))
-            parts[name == "test_batch"].append((images, labels))
-    return [tuple(map(np.concatenate, zip(*part, strict=True))) for part in parts]
-
-
-@pytest.fixture
-def archive(monkeypatch, keras_home):
-    """Where Keras keeps CIFAR-10's archive; a small one counts as it once `known` has been told."""
-    path = keras_home / "datasets/cifar-10-batches-py-target_archive"
-    known = lambda: monkeypatch.setattr(data, "CIFAR10_SHA256", file_sha256(path))  # noqa: E731
-    return SimpleNamespace(path=path, known=known)
-
-
-def no_download(*arguments, **options):
-    raise Exception("URL fetch failure\non https://…")
-
-
-@pytest.mark.parametrize("part", ["train", "test"])
-def test_cifar10_is_read_where_keras_keeps_it(monkeypatch, archive, part):
-    images, labels = write_archive(archive.path)[part == "test"]
-    archive.known()
-    monkeypatch.setattr(keras.utils, "get_file", no_download)
-    found = data.load_data(None, part)
-    assert np.array_equal(found.images, images) and found.images.dtype == np.uint8
-    assert np.array_equal(found.labels, labels)
-    assert (found.class_names, found.prefix) == (data.CIFAR10_CLASSES, "")
-    archive.path.unlink()
-    data.load_data(None, "train"), data.load_data(None, "test")  # it is read once
-    assert sorted(path.name for path in archive.path.parent.iterdir()) == []  # nothing unpacked, no lock
-
-
-def test_cifar10_is_downloaded_by_keras_by_one_process_at_a_time(monkeypatch, archive):
+def test_cifar10_is_as_keras_gives_it_and_fetched_by_one_process_at_a_time(monkeypatch, keras_home):
     # A lock belongs to an open file, so two threads stand for two processes.
-    log, found = [], []
-    write_archive(archive.path)
-    archive.known()
-    content = archive.path.read_bytes()
-    archive.path.unlink()
+    log, random = [], np.random.default_rng(0)
+    parts = [(random.integers(0, 256, (n, 32, 32, 3), np.uint8), np.arange(n, dtype=np.uint8)[:, None]) for n in (9, 4)]
 
-    def download(name, address, file_hash):
+    def fetch():
         log.append("begins")
-        assert (name, file_hash) == (archive.path.name, data.CIFAR10_SHA256)
-        time.sleep(0.3)
-        archive.path.write_bytes(content)
+        time.sleep(0.2)
         log.append("ends")
+        return parts
 
-    monkeypatch.setattr(keras.utils, "get_file", download)
-    threads = [threading.Thread(target=lambda: found.append(data.fetch_cifar10.__wrapped__())) for _ in range(2)]
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", fetch)
+    threads = [threading.Thread(target=data.fetch_cifar10.__wrapped__) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert log == ["begins", "ends"] * 2
-    assert [(len(train[0]), len(test[0])) for train, test in found] == [(30, 6)] * 2
+    for part, (images, labels) in zip(("train", "test"), parts, strict=True):
+        found = data.load_data(None, part)
+        assert np.array_equal(found.images, images) and found.labels.tolist() == labels[:, 0].tolist()
+        assert (found.class_names, found.prefix, found.halved) == (data.CIFAR10_CLASSES, "", (2, 4, 9))
+    assert len(log) == 6  # it is read once in a process
 
 
-def test_the_checksum_is_keras_s_own():
-    source = inspect.getsource(keras.datasets.cifar10.load_data)
-    assert data.CIFAR10_SHA256 in source and data.CIFAR10_ADDRESS in source
+def test_the_archive_is_looked_for_where_the_advice_says(monkeypatch, keras_home):
+    archive = keras_home / "cifar-10-batches-py-target_archive"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"no archive")
+    called = []
+    monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(keras_home.parent))
+    monkeypatch.setattr("keras.src.utils.file_utils.validate_file", lambda path, *_, **__: called.append(path) or True)
+    with pytest.raises(InputError, match=archive.name):
+        data.load_data(None)
+    assert called == [str(archive)]
 
 
 @pytest.mark.parametrize("error", [Exception("URL fetch failure\non https://…"), TimeoutError(), NameError("a bug")])
-def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, archive, error):
+def test_cifar10_out_of_reach_names_the_ways_out(monkeypatch, keras_home, error):
     def fail(*arguments, **options):
         raise error
 
-    write_archive(archive.path)  # of another checksum than CIFAR-10's
-    monkeypatch.setattr(keras.utils, "get_file", fail)
-    monkeypatch.setattr(sklearn.datasets, "load_digits", fail)  # other data in silence would pass through here
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
     with pytest.raises(NameError if isinstance(error, NameError) else InputError) as refusal:
         data.load_data(None)
     if not isinstance(error, NameError):
         message = str(refusal.value)
-        assert all(word in message for word in (str(archive.path), "another file", "DATA=", "make demo"))
-        assert "\n" not in message
+        assert all(word in message for word in (str(keras_home), "DATA=", "make demo")) and "\n" not in message
 
 
 # --- Reduction ---
@@ -357,19 +294,11 @@ def test_reference_counts():
     assert np.bincount(LABELS[kept][val]).tolist() == [750, 750, 375, 750, 375, 750, 750, 750, 750, 375]
 
 
-def test_reduction_keeps_other_classes_whole_and_the_order():
-    kept = common.reduce_classes(LABELS, {2: 100, 9: 50}, 0)
-    assert np.all(np.diff(kept) > 0)
-    assert np.bincount(LABELS[kept]).tolist() == [5000, 5000, 100, 5000, 5000, 5000, 5000, 5000, 5000, 50]
-    assert np.array_equal(common.reduce_classes(LABELS, {}, 0), np.arange(50_000))
-
-
-def test_reduction_depends_on_the_seed_alone():
-    keras.utils.set_random_seed(1)
-    first = common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 5)
-    keras.utils.set_random_seed(2)
-    assert np.array_equal(common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 5), first)
-    assert not np.array_equal(common.reduce_classes(LABELS, {2: None, 4: None, 9: None}, 6), first)
+def test_reduction_depends_on_the_seed_alone_and_leaves_other_classes_whole():
+    first = common.reduce_classes(LABELS, {2: None, 4: None, 9: 50}, 5)
+    assert np.bincount(LABELS[first]).tolist() == [5000, 5000, 2500, 5000, 2500, 5000, 5000, 5000, 5000, 50]
+    assert np.all(np.diff(first) > 0)
+    assert not np.array_equal(common.reduce_classes(LABELS, {2: None, 4: None, 9: 50}, 6), first)
     birds = first[LABELS[first] == 2]
     alone = common.reduce_classes(LABELS, {2: None}, 5)  # whatever other classes are reduced
     assert np.array_equal(alone[LABELS[alone] == 2], birds)
@@ -379,7 +308,7 @@ def test_reduction_depends_on_the_seed_alone():
 
 @pytest.mark.parametrize(("keep", "count"), [(5001, "5001"), (1, "1")])
 def test_reduction_to_more_than_there_are_is_refused(keep, count):
-    with pytest.raises(InputError, match=rf"{count}\b.* of class 2.* 5000\b.* KEEP"):
+    with pytest.raises(InputError, match=f"KEEP={count} "):
         common.reduce_classes(LABELS, {2: keep}, 0)
 
 
@@ -388,9 +317,7 @@ def test_classes_by_name_and_number():
     digits = ("1", "2", "0")  # typed words are names first; a record's numbers are numbers
     assert common.class_numbers(["1", "2", 1, 2], digits) == [0, 1, 1, 2]
     for word in ("brid", "10", "-1", "²"):
-        with pytest.raises(
-            InputError, match=f"a class '{word}' that the data does not have; it has 0 airplane, 1 auto"
-        ):
+        with pytest.raises(InputError, match=word):
             common.class_numbers([word], data.CIFAR10_CLASSES)
 
 
@@ -406,12 +333,6 @@ def test_folds_are_those_of_scikit_learn():
         assert np.array_equal(ours[1], np.sort(val))
 
 
-def test_fold_is_disjoint_and_complete():
-    train, val = common.split_fold(LABELS[:3000], 3, 0.15, 0)
-    assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(3000))
-    assert len(val) == 450
-
-
 @pytest.mark.parametrize(("labels", "share"), [([0] * 10 + [1], 0.5), ([0, 0, 1, 1], 0.1), ([0] * 50 + [1] * 2, 0.9)])
 def test_images_too_few_to_split_are_refused(labels, share):
     with pytest.raises(InputError, match="VAL"):
@@ -419,7 +340,7 @@ def test_images_too_few_to_split_are_refused(labels, share):
 
 
 def test_prepared_fold_holds_pictures_with_their_labels_and_a_true_record(npz, resolved):
-    source = np.load(npz)
+    source = dict(np.load(npz))
     recipe = resolved("--seed", "3", "--reduced", "9,deer,truck", "--keep", "10", "--val", "0.2")
     fold = common.prepare_fold(npz, recipe.settings, 2)
     label_of = {image.tobytes(): label for image, label in zip(source["x_train"], source["y_train"], strict=True)}
@@ -445,7 +366,6 @@ def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_pa
         return [a != b for a, b in zip(one, other, strict=True)]
 
     plain = hashes()
-    assert all(len(value) == 64 for value in plain)
     assert hashes() == plain
     assert differ(plain, hashes(2)) == [False, False, True, True]
     assert differ(plain, hashes(1, "--val", "0.2")) == [False, False, True, True]
@@ -453,17 +373,15 @@ def test_hashes_tell_whether_two_runs_have_the_same_images(npz, resolved, tmp_pa
     assert differ(plain, hashes(1, "--seed", "1")) == [False, True, True, True]
 
     content = dict(np.load(npz))
+    np.savez(tmp_path / "labels.npz", **{**content, "y_train": (content["y_train"] + 1) % 10})
     content["x_train"][0, 0, 0, 0] ^= 1
     np.savez(tmp_path / "pixel.npz", **content)
     assert differ(plain, hashes(source=tmp_path / "pixel.npz")) == [True, False, False, False]
-    content = dict(np.load(npz))
-    content["y_train"] = (content["y_train"] + 1) % 10
-    np.savez(tmp_path / "labels.npz", **content)
     assert hashes(source=tmp_path / "labels.npz")[0] != plain[0]
 
 
 @pytest.mark.parametrize(("split", "held_out"), [("first", slice(0, 80)), ("last", slice(320, 400))])
-def test_the_one_split_of_a_recipe(npz, split, held_out, capsys):
+def test_the_one_split_of_a_recipe(npz, split, held_out):
     settings = recipes.Settings(split=split, val=0.2, reduced=[])
     fold, again = (common.prepare_fold(npz, settings.model_copy(update={"seed": seed})) for seed in (0, 1))
     with np.load(npz) as source:
@@ -471,25 +389,15 @@ def test_the_one_split_of_a_recipe(npz, split, held_out, capsys):
         assert np.array_equal(fold.y_train, np.delete(source["y_train"], held_out))
     assert again.record == fold.record
     assert (fold.record["split"], fold.record["val"], fold.record["reduced"]) == (split, 0.2, [])
-    assert f"400 of 400 images; {split} 20% held out: 320 train, 80 validation" in capsys.readouterr().out
 
 
-def test_options_go_before_the_recipe_s_data(npz, resolved):
-    def record(*argv, fold=None):
-        return common.prepare_fold(npz, resolved(*argv, row="cnn_elu").settings, fold).record
-
-    assert record("--val", "0.1")["val_counts"] == np.bincount(np.load(npz)["y_train"][:40], minlength=10).tolist()
-    assert (record("--keep", "10")["reduced"], record("--keep", "10")["keep"]) == ([2, 4, 9], [10, 10, 10])
-    assert record("--reduced", "3")["keep"] == [20]
-    folds = [record("--keep", "10", fold=number) for number in (1, 2)]
-    plain = common.prepare_fold(npz, resolved("--keep", "10", "--val", "0.2").settings, 1)
-    assert folds[0] == plain.record
-    assert [fold["split"] for fold in folds] == ["shuffle"] * 2
-    assert folds[0]["train_sha256"] != folds[1]["train_sha256"]
+def test_a_fold_goes_before_the_recipe_s_own_split(npz, resolved):
+    plain = common.prepare_fold(npz, resolved("--keep", "10", "--val", "0.2").settings, 1).record
+    assert common.prepare_fold(npz, resolved("--keep", "10", row="cnn_elu").settings, 1).record == plain
+    assert (plain["split"], plain["reduced"], plain["keep"]) == ("shuffle", [2, 4, 9], [10, 10, 10])
 
 
-def test_a_split_that_leaves_nothing_or_not_all_classes_is_refused(npz, resolved):
-    with pytest.raises(InputError, match=r"VAL=0\.001 of 400 images leaves none to validate on"):
-        common.prepare_fold(npz, resolved("--val", "0.001", row="cnn_pool3").settings)
-    with pytest.raises(InputError, match=r"VAL=0\.99 leaves no training image of class"):
-        common.prepare_fold(npz, resolved("--val", "0.99", row="cnn_pool3").settings)
+@pytest.mark.parametrize("val", ["0.001", "0.99"])
+def test_a_split_that_leaves_nothing_or_not_all_classes_is_refused(npz, resolved, val):
+    with pytest.raises(InputError, match=f"VAL={val} "):
+        common.prepare_fold(npz, resolved("--val", val, row="cnn_pool3").settings)

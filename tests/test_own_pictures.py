@@ -1,5 +1,6 @@
 """Pictures of one's own: a folder of them by class, what is reduced of them, how runs on them are compared."""
 
+import contextlib
 import os
 import shutil
 
@@ -22,15 +23,14 @@ RANDOM = np.random.default_rng(0)
 
 def save(path, shape=(40, 56, 3), kind=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = RANDOM.integers(0, 256, shape).astype(np.uint8)
-    Image.fromarray(values).save(path) if kind is None else Image.fromarray(values).convert(kind).save(path)
+    picture = Image.fromarray(RANDOM.integers(0, 256, shape).astype(np.uint8))
+    (picture.convert(kind) if kind else picture).save(path)
     return path
 
 
 @pytest.fixture(autouse=True)
-def forget(tmp_path, monkeypatch):
-    """Keras's folder is the test's own, and no folder is known from another test."""
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+def forget():
+    """No folder is known from another test."""
     data.read_folder.cache_clear()
 
 
@@ -53,23 +53,26 @@ def smooth(height, width):
     return np.stack([255 * x / width, 255 * y / height, 127 + 0 * x], axis=-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("height", "width"), [(96, 128), (200, 90), (32, 32), (16, 16)])
-def test_a_picture_is_cut_about_its_centre_and_shrunk_with_antialiasing(tmp_path, height, width):
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("a.png", (96, 128)), ("a.png", (200, 90)), ("a.png", (32, 32)), ("a.png", (16, 16)), ("a.jpg", (600, 800))],
+)
+def test_a_picture_is_cut_about_its_centre_and_shrunk_with_antialiasing(tmp_path, name, size):
     """As scikit-image does it with a centred square."""
-    Image.fromarray(smooth(height, width)).save(tmp_path / "a.png")
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = smooth(height, width)[top : top + side, left : left + side]
+    Image.fromarray(smooth(*size)).save(tmp_path / name, quality=100)
+    side = min(size)
+    top, left = ((length - side) // 2 for length in size)
+    square = smooth(*size)[top : top + side, left : left + side]
     expected = skimage.transform.resize(square, (32, 32), anti_aliasing=True, preserve_range=True)
-    found = data.read_picture(tmp_path / "a.png")
+    found = data.read_picture(tmp_path / name)
     assert (found.shape, found.dtype) == ((32, 32, 3), np.uint8)
     assert np.abs(found - expected)[2:-2, 2:-2].max() < 3
-    if height == width == 32:
+    if side == 32:
         assert np.array_equal(found, square)
     stripes = np.zeros((320, 320, 3), np.uint8)
     stripes[:, ::2] = 255
-    Image.fromarray(stripes).save(tmp_path / "b.png")
-    assert np.abs(data.read_picture(tmp_path / "b.png").astype(int) - 127).max() < 10
+    Image.fromarray(stripes).save(tmp_path / name)
+    assert np.abs(data.read_picture(tmp_path / name).astype(int) - 127).max() < 10
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,8 @@ def test_a_picture_is_cut_about_its_centre_and_shrunk_with_antialiasing(tmp_path
 def test_every_kind_is_read(tmp_path, name, kind):
     path = save(tmp_path / name, kind=kind)
     found = data.read_picture(path)
-    assert data.is_picture(path) and (found.shape, found.dtype) == ((32, 32, 3), np.uint8) and found.std() > 5
+    assert (found.shape, found.dtype) == ((32, 32, 3), np.uint8) and found.std() > 5
+    assert data.files_in(tmp_path) == ([path], [])
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
@@ -103,7 +107,7 @@ def test_sixteen_bits_of_grey_are_scaled_and_transparent_is_white(tmp_path, name
 def test_numbers_of_an_unknown_range_are_refused_by_name(tmp_path, kind):
     Image.fromarray(np.ones((32, 32), kind)).save(tmp_path / "a.tif")
     with pytest.raises(InputError, match=r"a\.tif .*32-bit"):
-        data.read_pictures([tmp_path / "a.tif"], (32, 32))
+        data.read_pictures([tmp_path / "a.tif"])
 
 
 def test_a_camera_s_turn_is_undone_and_of_a_gif_the_first_frame_counts(tmp_path):
@@ -120,7 +124,7 @@ def test_a_camera_s_turn_is_undone_and_of_a_gif_the_first_frame_counts(tmp_path)
 def test_a_bug_while_a_picture_is_read_is_a_traceback(tmp_path, monkeypatch):
     monkeypatch.delattr(data, "ImageOps")
     with pytest.raises(NameError):
-        data.read_pictures([save(tmp_path / "a.png")], (32, 32))
+        data.read_pictures([save(tmp_path / "a.png")])
 
 
 # --- A folder ---
@@ -152,42 +156,21 @@ def test_without_a_test_folder_a_tenth_is_held_out_with_some_of_each_class(tmp_p
         for number in range(count):
             save(tmp_path / "pets" / name / f"{number}.png", (8, 8, 3))
     assert count_held_out(tmp_path / "pets") == ([36, 18], [4, 2])
-    assert capsys.readouterr().out.count("a tenth of each class is held out for the test\n") == 1
+    assert capsys.readouterr().out.count("note: ") == 1
     shutil.copytree(tmp_path / "pets", tmp_path / "twice")
     for path in [*(tmp_path / "twice").rglob("*.png")]:
         shutil.copy(path, path.with_stem(f"{path.stem} copy"))
     assert count_held_out(tmp_path / "twice") == ([72, 36], [8, 4])
+    shutil.copytree(tmp_path / "pets", tmp_path / "rare")
     for name, count in (("emu", 4), ("fox", 3)):
         for number in range(count):
-            save(tmp_path / "pets" / name / f"{number}.png", (8, 8, 3))
-    data.read_folder.cache_clear()
-    train, test = count_held_out(tmp_path / "pets")
+            save(tmp_path / "rare" / name / f"{number}.png", (8, 8, 3))
+    train, test = count_held_out(tmp_path / "rare")
     assert min(test) == 1 and train[3] == 2 and sum(train) + sum(test) == 67
-    (tmp_path / "pets/fox/0.png").unlink()
+    (tmp_path / "rare/fox/0.png").rename(tmp_path / "pets/cat/fox.png")
     data.read_folder.cache_clear()
     with pytest.raises(InputError, match="fox"):
-        data.load_data(str(tmp_path / "pets"))
-
-
-def test_pictures_are_read_once_and_again_when_one_changes(folder, monkeypatch):
-    first = data.load_data(str(folder)).images
-    data.read_folder.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(data, "read_picture", None)
-        assert np.array_equal(data.load_data(str(folder)).images, first)
-    for _ in range(2):
-        data.read_folder.cache_clear()
-        save(folder / "train/cat/00.png")
-        again = data.load_data(str(folder)).images
-        assert not np.array_equal(again[0], first[0]) and np.array_equal(again[1:], first[1:])
-    (cache,) = (folder.parent / "keras/datasets").iterdir()  # one copy, whatever changed
-    cache.write_bytes(cache.read_bytes()[:-1000])
-    data.read_folder.cache_clear()
-    assert np.array_equal(data.load_data(str(folder)).images, again)
-    shutil.rmtree(folder.parent / "keras")
-    (folder.parent / "keras").write_text("a file, where Keras's folder should be")
-    data.read_folder.cache_clear()
-    assert len(data.load_data(str(folder)).images) == 24
+        data.load_data(str(tmp_path / "rare"))
 
 
 def test_what_is_left_out_is_counted_and_named(folder, capsys):
@@ -223,19 +206,17 @@ def test_all_that_cannot_be_read_is_named_in_one_sentence(folder):
     assert "\n" not in text and all(str(folder / one) in text for one in ("train/cat/03.png", "test/dog/01.png"))
 
 
-def clear(path):
-    for picture in path.iterdir():
-        picture.unlink()
-
-
 @pytest.mark.parametrize(
     ("spoil", "word"),
     [
         (lambda folder: (folder / "train/emu").mkdir(), "train/emu"),
         (lambda folder: save(folder / "test/emu/a.png"), "test/emu"),
-        (lambda folder: (folder / "train/cat").rename(folder / "cat"), "holds 1 folders"),
-        (lambda folder: clear(folder / "test/cat"), "test/cat"),  # would be found out after the training only
-        (lambda folder: shutil.rmtree(folder / "test/cat"), "test/cat"),
+        (lambda folder: (folder / "train/cat").rename(folder / "cat"), "1 folders"),
+        (
+            lambda folder: [path.unlink() for path in (folder / "test/cat").iterdir()],
+            "test/cat",
+        ),  # would be found out after the training only
+        (lambda folder: shutil.rmtree(folder / "test/cat"), "test/cat"),  # would be found out after the training only
         (lambda folder: (folder / "train").rename(folder / "Training"), "'train'"),
         (lambda folder: (folder / "train/cat").rename(folder / "train/c\nat"), "printed"),
     ],
@@ -275,24 +256,36 @@ def test_other_pictures_of_ten_numbers_are_none_of_the_digits(tmp_path):
     assert data.load_data("digits").halved == (2, 4, 9)
 
 
-def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_recipes):
+@pytest.fixture
+def interrupted(monkeypatch):
+    """A context in which trainings end before they write their finished file."""
+
+    @contextlib.contextmanager
+    def interrupted(event=lambda run, *_: None):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "finish", event)
+            yield
+
+    return interrupted
+
+
+WORDS = ["--data=My pets", "--epochs=1", "--batch-size=8", "--precision=float32"]
+
+
+def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_recipes, interrupted):
     """Two names for the same pictures: neither a finished nor an unfinished training is of both."""
     monkeypatch.chdir(tmp_path)
-    words = ["--data=My pets", "--epochs=1", "--batch-size=8", "--precision=float32"]
-    train_cnn.main(words)
-    run = Run("my-pets_cnn", 1)
-    record = run.read_record()
+    train_cnn.main(WORDS)
+    record = Run("my-pets_cnn", 1).read_record()
     assert (record["version"], record["data"]["class_names"], record["settings"]["reduced"]) == (2, ["cat", "dog"], [])
-    train_cnn.main(words)  # is finished already
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", lambda *_: None)
-        train_cnn.main([*words, "--name=other"])
+    with interrupted():
+        train_cnn.main([*WORDS, "--name=other"])
     for part in ("train", "test"):
         (folder / part / "dog").rename(folder / part / "hound")
     data.read_folder.cache_clear()
     for script, more in (
-        (train_cnn, words),
-        (train_cnn, [*words, "--name=other"]),
+        (train_cnn, WORDS),
+        (train_cnn, [*WORDS, "--name=other"]),
         (evaluate, ["--data=My pets", "--model=cnn"]),
         (predict, ["--data=My pets", "--model=cnn", f"--image={folder / 'train'}"]),
     ):
@@ -300,25 +293,23 @@ def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_
             script.main(more)
 
 
-def test_content_decides_whether_a_state_beside_a_finished_file_is_spent(folder, tmp_path, monkeypatch, tiny_recipes):
+@pytest.mark.parametrize("age", [0, 2e9])  # older and newer than the finished file
+def test_content_decides_whether_a_state_beside_a_finished_file_is_spent(
+    folder, tmp_path, monkeypatch, tiny_recipes, interrupted, age
+):
     monkeypatch.chdir(tmp_path)
-    words = ["--data=My pets", "--epochs=1", "--batch-size=8", "--precision=float32"]
     run, state = Run("my-pets_cnn", 1), tmp_path / "kept.state"
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", lambda run, *_: shutil.copy(run.state, state))
-        train_cnn.main(words)
-    train_cnn.main(words)
+    with interrupted(lambda run, *_: shutil.copy(run.state, state)):
+        train_cnn.main(WORDS)
+    train_cnn.main(WORDS)
     settings, names = run.read_record()["settings"], ("cat", "dog")
-    for age in (0, 2e9):  # older and newer than the finished file
-        shutil.copy(state, run.state)
-        os.utime(run.state, (age, age))
-        assert run.unfinished(settings, names) is None and not run.state.exists()
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "finish", lambda *_: None)
-        train_cnn.main([*words, "--force=1"])
-    for age in (0, 2e9):
-        os.utime(run.state, (age, age))
-        assert run.unfinished(settings, names) and run.state.exists()
+    shutil.copy(state, run.state)
+    os.utime(run.state, (age, age))
+    assert run.unfinished(settings, names) is None and not run.state.exists()
+    with interrupted():
+        train_cnn.main([*WORDS, "--force=1"])
+    os.utime(run.state, (age, age))
+    assert run.unfinished(settings, names) and run.state.exists()
 
 
 # --- What is shown of them ---

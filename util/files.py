@@ -20,9 +20,9 @@ from util.cli import InputError, RunFailed
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
-# What a damaged or foreign file makes zipfile, numpy, json, h5py and Keras raise; a NameError, for example, is a bug.
-DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError, MemoryError)
-DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, tokenize.TokenError)
+# What a damaged or foreign file makes zipfile, numpy, json, h5py, Pillow and Keras raise; a NameError, say, is a bug.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError, OverflowError)
+DAMAGE += (MemoryError, zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, tokenize.TokenError)
 
 
 def first_line(error):
@@ -51,25 +51,9 @@ def file_sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-MOST_BYTES = 2**31  # that a compressed .npz may unpack to: twelve times CIFAR-10
-
-
-@contextlib.contextmanager
-def open_arrays(path):
-    """A .npz whose arrays are read when they are asked for, and never unpickled. Raises ValueError where it is none."""
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("it holds a single array without a name")
-    with file:
-        size = sum(member.file_size for member in file.zip.infolist())
-        if size > max(MOST_BYTES, os.path.getsize(path)):
-            raise ValueError(f"it unpacks to {size:,} bytes, and {MOST_BYTES:,} is the limit")
-        yield file
-
-
 def read_arrays(path):
     """{name: array} of a file that write_arrays wrote. Raises ValueError, among others, where it is damaged."""
-    with open_arrays(path) as file:
+    with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     if arrays.pop("sha256", None) != sha256(*arrays.values()):
         raise ValueError("its content does not match its checksum")

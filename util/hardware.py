@@ -35,6 +35,7 @@ def set_up_device():
     """Make the backend ready; returns (description of the device, why bfloat16 is fast on it, or None)."""
     set_defaults()
     cores = joblib.cpu_count()  # those that this process may use: its affinity, and a container's limit
+    processor = f"CPU, {cores} core{'s'[: cores > 1]}"
     if keras.backend.backend() == "tensorflow":
         tensorflow.config.threading.set_intra_op_parallelism_threads(cores)
         tensorflow.config.threading.set_inter_op_parallelism_threads(cores)
@@ -57,8 +58,8 @@ def set_up_device():
             capability = str(getattr(device, "compute_capability", ""))  # such as 9.0; of AMD's, gfx90a
             fast = re.fullmatch(r"\d+\.\d+", capability) and float(capability) >= 8
             return device.device_kind, f"compute capability {capability}" if fast else None
-        return f"CPU, {cores} cores", None  # XLA emulates bfloat16 convolutions on a processor
-    return f"CPU, {cores} cores", processor_has_bfloat16()
+        return processor, None  # XLA emulates bfloat16 convolutions on a processor
+    return processor, processor_has_bfloat16()
 
 
 def tensorflow_on_processor():
