@@ -23,6 +23,7 @@ import common
 import data
 import evaluate
 import train_cnn
+from runs import record_sha256
 from util.cli import InputError
 
 CNN, TURNS, AUTOENCODER = "small_cnn", "small_cnn_turns", "small_autoencoder_noaug"
@@ -80,11 +81,11 @@ def copy(tiny_study, workdir):
 
 
 def change_record(stem, settings=None, **changed):
-    """Change a finished training's record, in a form without a checksum."""
+    """Change a finished training's record, and its checksum."""
     path = Path(f"checkpoints/{stem}.json")
-    record = {**read(path), **changed, "record_sha256": None}
+    record = {**read(path), **changed}
     record["settings"] |= settings or {}
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps({**record, "record_sha256": record_sha256(record)}))
 
 
 def change_data(**changed):

@@ -141,8 +141,8 @@ def test_many_pictures_are_predicted_in_pieces_and_the_first_drawn(study, monkey
 
 
 @pytest.mark.parametrize("kind", ["turned", "transparent", "16 bits"])
-def test_the_lines_of_the_readme_see_what_predict_sees(study, monkeypatch, capsys, kind):
-    (code,) = re.findall(r"```python\n(import keras\n[^`]*)```", (ROOT / "README.md").read_text(encoding="utf-8"))
+def test_the_lines_of_the_documents_see_what_predict_sees(study, monkeypatch, capsys, kind):
+    (code,) = re.findall(r"```python\n(import keras\n[^`]*)```", (ROOT / "docs/using.md").read_text(encoding="utf-8"))
     shutil.copy("checkpoints/small_cnn_fold1.keras", "checkpoints/cnn_fold1.keras")
     values = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)
     exif = Image.Exif()
