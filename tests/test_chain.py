@@ -35,7 +35,7 @@ def project(tmp_path):
     return copy_project(tmp_path / "a project")
 
 
-def typed(project, *arguments, timeout=200):
+def typed(project, *arguments, timeout=900):
     """Run make with the packages of this Python; returns what it printed."""
     result = make(project, *arguments, timeout=timeout)
     assert result.returncode == 0, result.stdout + result.stderr
