@@ -35,7 +35,7 @@ def project(tmp_path):
     return copy_project(tmp_path / "a project")
 
 
-def typed(project, *arguments, timeout=200):
+def typed(project, *arguments, timeout=900):
     """Run make with the packages of this Python; returns what it printed."""
     result = make(project, *arguments, timeout=timeout)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -61,18 +61,18 @@ def test_from_the_autoencoder_to_the_page(project, npz):
     assert visible(project / "imgs") == files_of_autoencoder(autoencoder)[1]
     before = (project / f"checkpoints/{autoencoder}.keras").stat()
 
-    typed(project, "ae_cls", "NOAUG=1", "FOLDS=1 2 3", "VIEWS=mirror", *of_all)
+    typed(project, "ae_cls", "NOAUG=1", "FOLDS=1 2", "VIEWS=mirror", *of_all)
     after = (project / f"checkpoints/{autoencoder}.keras").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)  # it is taken, not trained again
     run = "small_autoencoder_cls_noaug"
     records = [read(project / f"checkpoints/{stem}.json") for stem in (f"{run}_fold2", autoencoder)]
     assert records[0]["settings"]["encoder_sha256"] == records[1]["checkpoint_sha256"]
     assert records[0]["taken"] == records[0]["frozen"] == ["block1_conv1", "block1_norm1"]
-    assert read(project / f"imgs/{run}_report.json")["folds"]["3"]["views"].keys() == {"mirror"}
+    assert read(project / f"imgs/{run}_report.json")["folds"]["2"]["views"].keys() == {"mirror"}
 
-    typed(project, "ae_cls", "ENCODER=scratch", "FOLDS=1 2 3", *of_all)
+    typed(project, "ae_cls", "ENCODER=scratch", "FOLDS=1 2", *of_all)
     expected = [files_of_autoencoder(autoencoder)]
-    expected += [files_of_classifier(name, (1, 2, 3)) for name in (run, "small_autoencoder_cls_scratch")]
+    expected += [files_of_classifier(name, (1, 2)) for name in (run, "small_autoencoder_cls_scratch")]
     checkpoints, images = (set().union(*names) for names in zip(*expected, strict=True))
     assert visible(project / "checkpoints") == checkpoints
     assert visible(project / "imgs") == images | {"small_distribution.png", "small_samples.png"}
