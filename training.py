@@ -199,7 +199,7 @@ class Phases(keras.callbacks.Callback):
     def __init__(self, low_resolution_until, unaugmented_from, augmentation):
         super().__init__()
         self.low_resolution_until, self.unaugmented_from = low_resolution_until, unaugmented_from
-        self.augmentation = augmentation
+        self.augmentation, self.replaced = augmentation, []
 
     def on_epoch_begin(self, epoch, logs=None):
         augment, shrink = self.model.get_layer("augment"), self.model.get_layer("shrink")
@@ -209,6 +209,8 @@ class Phases(keras.callbacks.Callback):
             augment.augmentation, shrink.side = augmentation, side
             if keras.backend.backend() == "jax":  # it would go on with the step that it has compiled
                 jax.clear_caches()
+            else:  # kept: a signal that comes while TensorFlow deletes a step is swallowed, and shows a traceback
+                self.replaced.append(self.model.train_function)
             self.model.make_train_function(force=True)  # a step is compiled for what these layers were then
 
 
