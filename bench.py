@@ -3,8 +3,6 @@
 The pictures are random, in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows.
 """
 
-from util import cli  # isort: split
-
 import itertools
 import math
 import resource
@@ -20,7 +18,7 @@ import common
 from common import BalancedBatches
 from data import IMAGE_SHAPE
 from recipes import IMAGES, PLAIN, RECIPES
-from util import hardware
+from util import cli, hardware
 from util.backend import Later, keras, ops
 from util.files import write_json
 from util.options import Part, parse

@@ -5,8 +5,6 @@ Without --runs and --data it compares the runs on the pictures that were trained
 the same pictures, and says what it leaves out. Reports of runs that --runs names may lie in folders of imgs/.
 """
 
-from util import cli  # isort: split
-
 import itertools
 import json
 import textwrap
@@ -27,7 +25,7 @@ from recipes import (
     run_name,
 )
 from runs import Record, Run
-from util import plots
+from util import cli, plots
 from util.backend import Later
 from util.cli import InputError
 from util.files import file_sha256, reading, write_json, write_text

@@ -4,12 +4,10 @@ Reads the reports of evaluate.py of one network trained with several LABELLED, a
 imgs/curve.txt, .json and .png. Trains nothing.
 """
 
-from util import cli  # isort: split
-
 from common import titled
 from compare import between, compare_all, differing_trainings, figures_of, latest_group, read_reports
 from recipes import IMAGES, RECIPES, RunSuffix, Settings, row_name, run_name
-from util import plots
+from util import cli, plots
 from util.cli import InputError
 from util.files import write_json, write_text
 from util.options import Part, parse, setting

@@ -4,8 +4,6 @@ Writes imgs/<run>_report.txt and .json over every finished fold, and the run's p
 the checkpoints. Trains nothing.
 """
 
-from util import cli  # isort: split
-
 import dataclasses
 import json
 from typing import Literal
@@ -16,7 +14,7 @@ from common import METRICS, QUALITY, TURNS, VIEWS, Augmentation, augment, count_
 from data import IMAGE_SHAPE, load_data
 from recipes import IMAGES, ModelChoice, chosen_name, phases, require_choice, run_name
 from runs import finished_trainings, no_training, require_one_study, require_same_classes
-from util import plots
+from util import cli, plots
 from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
 from util.files import file_sha256, require_writable, write_arrays, write_json, write_text

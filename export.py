@@ -4,8 +4,6 @@ Each file is read again by that format's own runtime, and is kept only if it giv
 pictures as they are, 0 to 255, in float32.
 """
 
-from util import cli  # isort: split
-
 import contextlib
 import importlib.util
 import os
@@ -21,6 +19,7 @@ from common import rng
 from data import IMAGE_SHAPE
 from recipes import CHECKPOINTS, ModelChoice, require_choice
 from runs import finished_run
+from util import cli
 from util.backend import Later
 from util.cli import InputError, RunFailed
 from util.files import reading, require_writable

@@ -5,8 +5,6 @@ the table as CSV. Reads pictures of any size and kind, cut to a square about the
 nothing has been trained yet, the model that comes with the project predicts.
 """
 
-from util import cli  # isort: split
-
 import csv
 import os
 from pathlib import Path
@@ -29,7 +27,7 @@ from recipes import (
     require_choice,
 )
 from runs import finished_run, finished_trainings
-from util import plots
+from util import cli, plots
 from util.cli import InputError
 from util.files import require_writable, write_atomically
 from util.hardware import set_up_device

@@ -3,8 +3,6 @@
 Reads what evaluate.py and compare.py wrote, and the states of unfinished trainings. The page needs no other file.
 """
 
-from util import cli  # isort: split
-
 import base64
 import io
 import json
@@ -18,6 +16,7 @@ from PIL import Image
 
 from recipes import CHECKPOINTS, IMAGES, MODELS, PRETRAINED, RECIPES, name_and_fold, run_name
 from runs import Record, Run
+from util import cli
 from util.cli import InputError
 from util.files import first_line, write_text
 from util.options import Part, form, parse, require_form
