@@ -14,7 +14,7 @@ from util.options import Part, parse, setting
 
 # The settings that the points of a curve have in common. Lengths, batches and rates are chosen for each.
 COMMON = {key for key in Settings.model_fields if not key.endswith("sha256") and "rate" not in key}
-COMMON -= {"model", "labelled", "epochs", "batch_size", "patience", "validate_every", "warmup"}
+COMMON -= {"model", "labelled", "epochs", "batch_size", "patience", "warmup"}
 
 
 class Options(Part):

@@ -173,6 +173,42 @@ def recall_lost():
     return table(("encoder", *HALVED, "mean of the three", "mean of the other seven"), rows)
 
 
+def answer():
+    """The README's first table: both networks on all labels, with the difference from scratch in points."""
+    compared = {(row["run"], row["baseline"]): row for row in published("comparison")["comparisons"]}
+    layers = {
+        "trained from scratch": ("autoencoder_cls_scratch", "cnn_fast"),
+        "of the autoencoder, frozen": ("autoencoder_cls_noaug", "autoencoder_cls_fast"),
+        "random, frozen": ("autoencoder_cls_random", "autoencoder_cls_fast_random"),
+    }
+
+    def cell(run, baseline):
+        found = compared.get((run, baseline))
+        more = f", {points(found['mean'])}" if found else ""
+        within = f" ({interval(found['t_test'])})" if found and found["t_test"] else ""
+        return f"{accuracy(Run(run))}{more}{within}"
+
+    baselines = layers["trained from scratch"]
+    rows = [(words, *map(cell, runs, baselines)) for words, runs in layers.items()]
+    return table(("first layers", "the study's deeper CNN", "the fast CNN"), rows)
+
+
+def answer_few():
+    """The README's second table: the fast network on few labels, frozen and fine-tuned, by what its blocks learnt."""
+    compared = {row["run"]: row for row in published("comparison_fair")["comparisons"]}
+    chosen = {(one["from"], one["encoder"]): one["run"] for one in published("fair/tries") if "chosen" in one}
+
+    def cell(source, encoder):
+        row = compared[chosen[source, encoder]]
+        within = interval(row["t_test"] or row["bootstrap"])
+        return f"{accuracy(Run('fair/' + row['run']))}, {points(row['mean'])} ({within})"
+
+    scratch = accuracy(Run(f"fair/{chosen[None, 'scratch']}"))
+    rows = [(SOURCES["scratch"], scratch, scratch)]
+    rows += [(SOURCES[one], cell(one, "frozen"), cell(one, "tuned")) for one in SOURCES if one != "scratch"]
+    return table(("the first two blocks come from", "frozen", "fine-tuned"), rows)
+
+
 SOURCES = {
     "scratch": "nothing: trained from scratch",
     "supervised": "a network that learnt the labels of all 36,125 images",
@@ -455,7 +491,19 @@ def precisions():
     return table((*titles, "best validation accuracy", "test accuracy"), rows)
 
 
-TABLES = (runs, differences, recall_lost, fair, few_labels, few_labels_lengths, halved, halved_recalls, study_networks)
+TABLES = (
+    answer,
+    answer_few,
+    runs,
+    differences,
+    recall_lost,
+    fair,
+    few_labels,
+    few_labels_lengths,
+    halved,
+    halved_recalls,
+    study_networks,
+)
 TABLES += (reference_program, statistics, other_networks, fast_trials, fast_ends, benchmark, on_a_gpu)
 TABLES += (seconds_to_accuracy, precisions)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}
