@@ -89,7 +89,7 @@ CUDA = $(if $(wildcard .venv/gpu)$(shell nvidia-smi > /dev/null 2>&1 && echo yes
 # Each fold is a target, hence a process, of its own: `make -j` and LAUNCH="srun --gres=gpu:1" spread them. A launcher
 # may drop the environment, as srun --export=NONE does; the backend still arrives. `env`: LAUNCH may be VARIABLE=value,
 # and make starts the rest itself, without a shell in between that would keep a SIGTERM to make from it.
-backend = $(if $(call given,KERAS_BACKEND),env KERAS_BACKEND=$(call quoted,KERAS_BACKEND) )
+backend = $(if $(call given,KERAS_BACKEND),/usr/bin/env KERAS_BACKEND=$(call quoted,KERAS_BACKEND) )
 train   = $(if $(call given,LAUNCH),env $(value LAUNCH) $(backend))$(python) $1 $(call options,$(filter-out VIEWS,$2))
 fold    = $(if $(ONE_SPLIT),,--fold $*)
 
@@ -125,9 +125,9 @@ pretrained: $(ready) $(filter ae,$(GOALS))
 	$(if $(filter mod_ae_cls,$(GOALS)),$(call check,--modified ))
 	$(call train,train_autoencoder.py --if-missing,$(SHARED))
 
-# Enough epochs of small batches to learn from a thousand pictures, few enough for three minutes of two cores.
+# Enough epochs of small batches to learn from a thousand pictures, few enough for four minutes of two cores.
 DEMO := --no-print-directory -j2 DATA=digits NAME=demo BATCH=32 FORCE=1
-demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it; nothing to download, three minutes
+demo:  ## The chain on scikit-learn's digits: CNN, autoencoder, classifier on it; nothing to download, four minutes
 	@$(MAKE) $(DEMO) cnn FOLDS='1 2' EPOCHS=14
 	@$(MAKE) $(DEMO) ae NOAUG=1 EPOCHS=4
 	@$(MAKE) $(DEMO) ae_cls NOAUG=1 FOLDS='1 2' EPOCHS=4
@@ -147,7 +147,7 @@ lint:  ## Check the code and its format
 	$(python) -m ruff format --check .
 docs: $(ready)  ## Write the generated tables of README.md and docs/ anew
 	$(python) -m docs.tables
-bench: $(ready)  ## Measure how fast this machine trains and evaluates: seven minutes of two idle cores
+bench: $(ready)  ## Measure how fast this machine trains and predicts: six minutes of two idle cores
 	$(python) bench.py
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache

@@ -283,6 +283,11 @@ def require_one_study(records):
     (first, old), *others = records.items()
     for run, record in others:
         settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (old, record)]
+        sources = [name_and_fold(r.get("encoder_from") or "") for r in (old, record)]
+        if sources == [
+            (sources[0][0], one.fold) for one in (first, run)
+        ]:  # the same folds of one run, such as cnn_fast
+            settings = [{k: v for k, v in of_one.items() if k != "encoder_sha256"} for of_one in settings]
         remedy = "train one of them anew with FORCE=1, or under a NAME of its own"
         if differing := differing_settings(*settings, "{} {} and {}"):
             raise InputError(

@@ -210,9 +210,9 @@ def answer_few():
 
 
 SOURCES = {
-    "scratch": "nothing: trained from scratch",
-    "supervised": "a network that learnt the labels of all 36,125 images",
-    "turns": "a network that learnt to tell quarter turns, without labels",
+    "scratch": "nothing: all layers are trained from scratch",
+    "supervised": "a network trained on the labels of all 36,125 images",
+    "turns": "a network that learnt quarter turns, without labels",
     "autoencoder": "the autoencoder, without labels",
 }
 
@@ -227,9 +227,10 @@ def fair():
             arm = [one for one in tries if (one["from"] or "scratch", one["encoder"]) == (source, encoder)]
             mine = {one["factor"]: one for one in arm}
             chosen = max(mine.values(), key=lambda one: one["val_accuracy"])
-            shown = [bare(f"{mine[factor]['val_accuracy']:.3f}") for factor in factors]
+            shown = [figure(mine[factor]["val_accuracy"], 4) for factor in factors]
             shown[factors.index(chosen["factor"])] = f"**{shown[factors.index(chosen['factor'])]}**"
-            difference = next((tested(row) for row in compared if row["run"] == chosen["run"]), "")
+            row = next((row for row in compared if row["run"] == chosen["run"]), None)
+            difference = f"{points(row['mean'])} ({interval(row['t_test'] or row['bootstrap'])})" if row else ""
             run = Run(f"fair/{chosen['run']}")
             how = {"tuned": "fine-tuned", "scratch": ""}.get(encoder, encoder)
             rows.append((text, how, *shown, accuracy(run), str(len(run.folds)), difference))

@@ -269,6 +269,14 @@ def test_without_views_a_report_has_the_plain_figures_alone(evaluated, copy):
         ("--model cnn", lambda: change_record(f"{CNN}_fold2", {"augmentation": {"shift": 0.1}}), "augmentation.shift"),
         ("--model cnn", lambda: change_record(f"{CNN}_fold2", {"kept_sha256": "0"}), "other images"),
         ("--model cnn", lambda: change_record(f"{CNN}_fold2", {"encoder_sha256": "0"}), "another autoencoder"),
+        (
+            "--model cnn",  # of one fold of another run, twice
+            lambda: [
+                change_record(f"{CNN}_fold{fold}", {"encoder_sha256": str(fold)}, encoder_from=f"other_fold{source}")
+                for fold, source in ((1, 1), (2, 3))
+            ],
+            "another autoencoder",
+        ),
         ("--model cnn", lambda: change_data(x_train=lambda pictures: pictures ^ 1), "other pictures"),
         ("--model autoencoder --noaug", lambda: change_data(x_train=lambda pictures: pictures ^ 1), "other pictures"),
         ("--model cnn", lambda: change_data(class_names=lambda names: names[::-1]), "truck, ship"),
@@ -291,6 +299,12 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_written(cop
 def test_views_of_turned_pictures_are_refused(study):
     with pytest.raises(InputError, match="VIEWS"):
         call("--model cnn --name turns --views mirror")
+
+
+def test_each_fold_may_take_its_encoder_from_the_same_fold_of_another_run(copy):
+    for fold in (1, 2):
+        change_record(f"{CNN}_fold{fold}", {"encoder_sha256": str(fold)}, encoder_from=f"other_fold{fold}")
+    call("--model cnn")
 
 
 def test_a_network_that_gives_no_probabilities_is_refused(copy):

@@ -125,7 +125,7 @@ def test_the_commit_is_this_folder_s_own(tmp_path, monkeypatch):
 @pytest.mark.long
 @pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="JAX is not installed")
 def test_what_a_backend_might_change_holds_on_jax():
-    """Coarse and clean epochs, settled statistics, resume: on JAX, an old step was once taken for the new one."""
+    """What changes between epochs, and resume: on JAX, an old step was once taken for the new one."""
     chosen = (
         "training.py::test_an_epoch_is_of_low_resolution_first_and_without_augmentation_last",
         "training.py::test_precise_statistics_are_those_of_training_pictures_as_they_are",

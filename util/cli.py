@@ -48,7 +48,10 @@ def raise_what_was_heard():
 
 
 def run(main):
-    """Call `main()` and leave with the exit status of the README. Errors that nobody foresaw show their traceback."""
+    """Call `main()` and exit with 0, 1 (the run failed), 2 (unusable input), 130 or 143 (stopped).
+
+    Errors that nobody foresaw show their traceback.
+    """
     script = os.path.basename(sys.argv[0])
     try:
         with terminate_politely():
