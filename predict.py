@@ -53,11 +53,11 @@ def main(argv=None):
     if options.out and os.path.lexists(options.out):
         raise InputError(f"OUT: {options.out!r} is there already; choose another file, or remove it")
     name, records = chosen_run(options)
+    set_up_device()  # before pictures are read by several threads, so that TensorFlow's notes stay off the terminal
     images = read_pictures(paths)
     for folder in {IMAGES, *([Path(options.out).parent] if options.out else ())}:
         require_writable(folder)
 
-    set_up_device()
     reconstructs = (options.model or model_of(name)) == "autoencoder"
     class_names = next(iter(records.values()))["data"]["class_names"]
     models = {run: run.load_model(IMAGE_SHAPE, IMAGE_SHAPE if reconstructs else (len(class_names),)) for run in records}
