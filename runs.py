@@ -211,7 +211,9 @@ def find_source(name, fold_number, fold):
     record = run.read_record()
     settings, data = record["settings"], record["data"]
     if data["sha256"] != fold.record["sha256"]:
-        raise InputError(f"FROM={name}: {run.checkpoint} was trained on other pictures ({data['source']})")
+        raise InputError(
+            f"FROM={name}: {run.checkpoint} was trained on other pictures ({data['source']}); take another run"
+        )
     labels = model_of(settings["model"]) != "autoencoder" and settings["task"] == "classes"
     if labels and data["val_sha256"] != fold.record["val_sha256"]:
         raise InputError(
@@ -284,9 +286,8 @@ def require_one_study(records):
     for run, record in others:
         settings = [{k: v for k, v in r["settings"].items() if k != "train_sha256"} for r in (old, record)]
         sources = [name_and_fold(r.get("encoder_from") or "") for r in (old, record)]
-        if sources == [
-            (sources[0][0], one.fold) for one in (first, run)
-        ]:  # the same folds of one run, such as cnn_fast
+        same_folds = [(sources[0][0], one.fold) for one in (first, run)]
+        if sources == same_folds:  # each fold's layers come from the same fold of one run, such as cnn_fast
             settings = [{k: v for k, v in of_one.items() if k != "encoder_sha256"} for of_one in settings]
         remedy = "train one of them anew with FORCE=1, or under a NAME of its own"
         if differing := differing_settings(*settings, "{} {} and {}"):
