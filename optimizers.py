@@ -1,11 +1,12 @@
 """The optimizer of a training: its learning rate over the run, Muon, and slower steps of pretrained layers."""
 
 from recipes import SCHEDULES
-from util.backend import keras
+from util.backend import Later, keras
 from util.cli import InputError
 from util.files import first_line
+from util.hardware import tensorflow_on_processor
 
-ops = keras.ops
+ops, kernels = keras.ops, Later("kernels")
 
 
 class OverTheRun(keras.optimizers.schedules.LearningRateSchedule):
@@ -37,6 +38,8 @@ def new_optimizer(settings, steps=1, taken=()):
             f"CONFIG holds an optimizer {name!r} that Keras cannot make ({first_line(error)}): give a configuration as "
             "keras.optimizers.serialize shows it"
         ) from None
+    if kind is keras.optimizers.Adam and not config.get("amsgrad") and tensorflow_on_processor():
+        kind = kernels.Adam
     if settings.bias_rate_factor != 1:
         kind = with_bias_rate(kind, settings.bias_rate_factor)
     if settings.muon_rate_factor:

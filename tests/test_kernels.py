@@ -16,6 +16,7 @@ import tensorflow as tf
 import bench
 import common
 import kernels
+import optimizers
 import recipes
 import training_model
 from util import hardware
@@ -129,6 +130,32 @@ def test_silu_and_its_gradient_are_those_of_the_definition(dtype, error):
     expected = inputs * gate, upstream * gate * (1 + inputs * (1 - gate))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=2 * error, atol=error)
+
+
+# --- Adam ---
+
+
+def test_adam_moves_as_keras_s_does():
+    start, random = pictures(6, 5), np.random.default_rng(5)
+    pair = [(kind(0.01), keras.Variable(start)) for kind in (kernels.Adam, keras.optimizers.Adam)]
+    for step in range(20):
+        gradient = random.normal(size=start.shape).astype("float32") * 10.0 ** (step % 3 - 2)
+        for optimizer, variable in pair:
+            optimizer.learning_rate = 0.01 if step < 10 else 0.003
+            optimizer.apply([tf.constant(gradient)], [variable])
+    (ours, one), (keras_own, other) = pair
+    assert np.abs(numpy(other) - start).max() > 0.05
+    assert_equal([numpy(one) - start], [numpy(other) - start], 1e-4)  # of numbers to 10, in float32
+    assert len(ours.variables) == len(keras_own.variables)
+    for mine, theirs in zip(ours.variables, keras_own.variables, strict=True):
+        assert np.allclose(numpy(mine), numpy(theirs), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("config", "ours"), [({}, True), ({"beta_1": 0.8}, True), ({"amsgrad": True}, False)])
+def test_adam_is_used_where_it_computes_the_same(config, ours):
+    chosen = recipes.OptimizerConfig(class_name="Adam", config=config)
+    optimizer = optimizers.new_optimizer(recipes.Settings(optimizer=chosen))
+    assert isinstance(optimizer, kernels.Adam) == ours
 
 
 # --- Where they are used ---
