@@ -12,7 +12,7 @@ import numpy as np
 
 from common import METRICS, QUALITY, TURNS, VIEWS, Augmentation, augment, count_trainable, titled, turn_in_order, views
 from data import IMAGE_SHAPE, load_data
-from recipes import IMAGES, ModelChoice, chosen_name, phases, require_choice, run_name
+from recipes import IMAGES, ModelChoice, chosen_name, phases, require_choice, run_name, views_setting
 from runs import finished_trainings, no_training, require_one_study, require_same_classes
 from util import cli, plots
 from util.backend import Later, keras, ops
@@ -27,12 +27,7 @@ metrics = Later("sklearn.metrics")
 
 class Options(ModelChoice):
     batch_size: int = setting(500, "images a batch, of an evaluation", knob="BATCH", ge=1, le=2**16)
-    views: Literal[VIEWS] = setting(
-        "one",
-        "accuracy also by the mean probability of several views of each test picture: mirror (the picture and its "
-        "mirror image), or six (these, and both shifted by a pixel diagonally, either way)",
-        knob="VIEWS",
-    )
+    views: Literal[VIEWS] = views_setting()
 
 
 def main(argv=None):

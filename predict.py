@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from common import QUALITY
+from common import QUALITY, VIEWS, views
 from data import IMAGE_SHAPE, in_words, named_pictures, read_pictures, with_progress
 from recipes import (
     CHECKPOINTS,
@@ -25,6 +25,7 @@ from recipes import (
     model_of,
     name_and_fold,
     require_choice,
+    views_setting,
 )
 from runs import finished_run, finished_trainings
 from util import cli, plots
@@ -44,6 +45,7 @@ class Options(ModelChoice):
     model: Literal[MODELS] | None = setting(None, "the model to predict with", knob="MODEL")
     image: FilePath = setting(..., "pictures to predict: files, folders, patterns", knob="IMAGE")
     out: FilePath | None = setting(None, "a CSV file for the predictions", knob="OUT")
+    views: Literal[VIEWS] = views_setting()
 
 
 def main(argv=None):
@@ -58,8 +60,11 @@ def main(argv=None):
     for folder in {IMAGES, *([Path(options.out).parent] if options.out else ())}:
         require_writable(folder)
 
-    reconstructs = (options.model or model_of(name)) == "autoencoder"
-    class_names = next(iter(records.values()))["data"]["class_names"]
+    record = next(iter(records.values()))
+    reconstructs = model_of(record["settings"]["model"]) == "autoencoder"
+    class_names = record["data"]["class_names"]
+    if options.views != "one" and (reconstructs or record["settings"]["task"] != "classes"):
+        raise InputError(f"VIEWS is about the classes of pictures, which {name} does not tell; leave it out")
     models = {run: run.load_model(IMAGE_SHAPE, IMAGE_SHAPE if reconstructs else (len(class_names),)) for run in records}
     by = "one finished training"
     if len(models) > 1:
@@ -69,7 +74,8 @@ def main(argv=None):
     starts = range(0, len(images), CHUNK)
     for start in with_progress(starts, len(starts), "predicting"):
         part = images[start : start + CHUNK]
-        outputs = np.mean([run.predict(model, part) for run, model in models.items()], axis=0)
+        seen = views(part, options.views)
+        outputs = np.mean([run.predict(model, view) for run, model in models.items() for view in seen], axis=0)
         rows += quality(part, outputs) if reconstructs else likeliest(outputs, class_names)
         shown = shown if start else outputs[:SHOWN]
 
@@ -94,7 +100,7 @@ def chosen_run(options):
     provided = names_of_runs(PROVIDED)
     if not options.model:
         trained = [one for one in names_of_runs(CHECKPOINTS) if one.startswith(MODELS)]  # not on other data
-        if trained or not provided or options.model_dump(exclude_defaults=True, exclude={"image", "out"}):
+        if trained or not provided or options.model_dump(exclude_defaults=True, exclude={"image", "out", "views"}):
             here = f"; trained here: {', '.join(trained)}" if trained else ""
             raise InputError(f"MODEL is missing, the model to predict with, such as MODEL=cnn{here}")
     name = chosen_name(options, "") if options.model else provided[0]

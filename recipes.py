@@ -95,6 +95,14 @@ def fold_setting():
     return setting(None, "fold to train (unset: 1, or the one split of the ARCH)", ge=1, le=1000)
 
 
+def views_setting():
+    text = (
+        "average a classifier's probabilities over several views of each picture: mirror (the picture and its mirror "
+        "image), or six (these, and both shifted by a pixel diagonally, either way)"
+    )
+    return setting("one", text, knob="VIEWS")
+
+
 # --- Settings of a training -------------------------------------------------------------------------------------------
 
 LOW_RESOLUTION_SIDE = 24  # of the pictures that `low_resolution` is about

@@ -106,6 +106,17 @@ def test_the_three_likeliest_classes_are_those_of_the_mean_probability_of_the_fo
     assert_drawn("imgs/small_cnn_predict.png")
 
 
+def test_views_are_averaged(study):
+    predict.main([DATA, "--model=cnn", "--image=photos/b.png", "--views=mirror", "--out=predicted.csv"])
+    picture = prepared("photos/b.png")
+    models = [keras.saving.load_model(f"checkpoints/small_cnn_fold{fold}.keras") for fold in (1, 2)]
+    seen = np.stack([picture, picture[:, ::-1]])
+    expected = np.mean([model.predict_on_batch(seen) for model in models], axis=(0, 1))
+    (row,) = rows("predicted.csv")
+    assert np.isclose(float(row["probability 1"]), expected.max(), atol=1e-5)
+    assert row["class 1"] == CLASSES[expected.argmax()]
+
+
 def test_an_autoencoder_gives_reconstructions_with_their_quality(study, capsys):
     names = ["photos/b.png", "photos/deep/c.webp"]
     predict.main([DATA, "--model=autoencoder", "--noaug=1", f"--image={' '.join(names)}", "--out=quality.csv"])
@@ -254,6 +265,7 @@ def test_classes_in_another_order_are_refused_naming_both(study):
         ("--model=cnn --image=deer.bmp --arch=elu", "make cnn ARCH=elu DATA=small.npz"),
         ("--model=cnn --image=deer.bmp --noaug=1", "noaug"),
         ("--model=cnn --image=deer.bmp --out=small.npz", "OUT"),
+        ("--model=autoencoder --noaug --image=deer.bmp --views=mirror", "VIEWS"),
     ],
 )
 def test_what_does_not_go_together_is_refused(study, words, word):
