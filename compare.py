@@ -24,7 +24,7 @@ from recipes import (
     name_and_fold,
     run_name,
 )
-from runs import Record, Run
+from runs import AUTOENCODERS, Record, Run, in_words, learnt, learnt_before, parts_of_name
 from util import cli, plots
 from util.backend import Later
 from util.cli import InputError
@@ -38,6 +38,7 @@ DRAWS = 10_000  # of the bootstrap
 FOLDS_TO_TEST = 3
 # The calibration error is left out: label smoothing decides it, which some recipes have and others do not.
 COMPARED = {key: metric for key, metric in METRICS.items() if metric.title and key != "calibration_error"}
+PICTURES = "the training pictures"
 # What may differ between runs that RUNS names, because it may be the question.
 MAY_DIFFER = {"the images kept of reduced classes", "LABELLED"}
 
@@ -57,18 +58,15 @@ def main(argv=None):
         pictures = load_data(options.data).sha256
         runs = [run for run in runs if run.settings["sha256"] == pictures]
     chosen, left_out = choose(runs, unusable, names)
-    pairs = pairs_with(options.baseline, chosen) if options.baseline else pairs_with_controls(chosen)
-    if names and not pairs:
-        pairs = pairs_with(chosen[0].name, chosen)
     reduced = list(dict.fromkeys(itertools.chain(*(run.reduced for run in chosen))))
     content = {
         "data": chosen[0].data,
         "reduced": reduced,
         "runs": {run.name: figures_of(run, reduced, autoencoders) for run in chosen},
-        "comparisons": compare_all(pairs, reduced),
+        "comparisons": compare_all(find_pairs(chosen, options.baseline, names)),
         "left_out": left_out,
     }
-    text = in_words(content)
+    text = as_text(content)
     name, recalls = (run_name(what, chosen[0].data["prefix"], name=options.name) for what in ("comparison", "recalls"))
     write_text(IMAGES / f"{name}.txt", f"{text}\n")
     write_json(IMAGES / f"{name}.json", {**content, "text": text})
@@ -76,8 +74,8 @@ def main(argv=None):
     question = [row for row in content["comparisons"] if row["control"]] or content["comparisons"]
     (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
     if question:
-        plots.plot_differences(IMAGES / f"{name}.png", question)
-    plots.plot_recalls(IMAGES / f"{recalls}.png", content["runs"], reduced)
+        plots.plot_differences(IMAGES / f"{name}.png", question, {run.name: run.words for run in chosen})
+    plots.plot_recalls(IMAGES / f"{recalls}.png", content["runs"].values(), reduced)
     print(f"{text}\n\n{name}.* and {recalls}.png are written to {IMAGES}/")
 
 
@@ -89,8 +87,10 @@ class Evaluated:
 
     `folds` is {number: its figures and its record}, `right` {number: which test images it got right}, `recall`
     {number: that of each class}. `record` is that of one fold: all have the same settings, but code and processor may
-    differ.
+    differ. `before` is what the run learnt that its layers come from.
     """
+
+    before = None  # until all reports are read
 
     def __init__(self, path, report):
         self.name, self.path = path.name.removesuffix("_report.json"), path
@@ -103,11 +103,11 @@ class Evaluated:
         self.model, self.encoder = self.settings["model"], self.settings.get("encoder")
         self.builder = RECIPES[self.model].build if self.model in RECIPES else self.model
         self.encoder_from = name_and_fold(self.record.get("encoder_from") or "")[0]
-        parts = self.name.removeprefix(f"{self.data['prefix']}_").removeprefix(self.model).split("_")
-        self.suffix = "_".join(part for part in parts if part not in ("", self.encoder, "noaug", "original"))  # NAME
+        parts = parts_of_name(self.name, self.record, self.data["prefix"])
+        self.suffix = "_".join(part for part in parts if part not in AUTOENCODERS)  # NAME
         self.reduced = [self.class_names[number] for number in self.settings["reduced"]]
         self.same_data = {  # what two runs must have in common to be compared
-            "the training pictures": self.settings["sha256"],
+            PICTURES: self.settings["sha256"],
             "the images kept of reduced classes": self.settings["kept_sha256"],
             "the test pictures": self.data["test_sha256"],
             "the classes' names": self.class_names,
@@ -116,6 +116,7 @@ class Evaluated:
             "LABELLED": self.settings["labelled"],
             "SEED": self.settings["seed"],
         }
+        self.split = {n: fold["record"]["data"]["train_sha256"] for n, fold in self.folds.items()}
         self.processor = {n: processor(fold["record"]) for n, fold in self.folds.items()}
         self.code = {n: code(fold["record"]) for n, fold in self.folds.items()}
         labels = np.array(report["labels"].split())
@@ -127,13 +128,14 @@ class Evaluated:
         files = [Run(self.name, fold).checkpoint for fold in self.folds]
         self.trained_here = max((file.stat().st_mtime for file in files if file.exists()), default=0)
 
+    @property
+    def words(self):
+        return in_words(self.name, self.record, self.data["prefix"], self.before)
+
     def contrast(self, classes, folds):
         """The mean recall of these classes minus that of the others, on each of the folds."""
         recall, among = np.array([self.recall[fold] for fold in folds]), np.isin(self.class_names, classes)
         return recall[:, among].mean(axis=1) - recall[:, ~among].mean(axis=1)
-
-    def split_of(self, fold):
-        return self.folds[fold]["record"]["data"]["train_sha256"]
 
     def same_network(self, other):
         return self.builder == other.builder and self.settings["network"] == other.settings["network"]
@@ -143,8 +145,9 @@ def read_reports():
     """([classifiers as Evaluated], {SHA-256 of an autoencoder: its figures}, {run: why it cannot be compared}).
 
     Reports in folders of imgs/ as well, unless one of the same name lies in imgs/ itself; reasons name the folder.
+    Prints which finished trainings have no report.
     """
-    runs, autoencoders, unusable, evaluated = [], {}, {}, set()
+    runs, autoencoders, unusable, known = [], {}, {}, {}
     paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
     for _, path in sorted({path.name: path for path in paths}.items()):
         name = str(path.relative_to(IMAGES)).removesuffix("_report.json")
@@ -152,19 +155,22 @@ def read_reports():
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
                 records = [fold["record"] for fold in report["folds"].values()]
-                evaluated |= {record["checkpoint_sha256"] for record in records}
-                if "PSNR (dB)" in report["summary"]:
+                known |= {record["checkpoint_sha256"]: learnt(record) for record in records}
+                kind = learnt(records[0])
+                if kind == "images":
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
                     autoencoders[records[0]["checkpoint_sha256"]] = {"name": name.rpartition("/")[2], **quality}
-                elif records[0]["settings"]["task"] == "turns":
+                elif kind == "turns":
                     unusable[name] = "it learnt to tell quarter turns, not classes"
                 else:
                     runs.append(Evaluated(path, report))
         except InputError as error:
             unusable[name] = str(error)
-    for path in sorted(CHECKPOINTS.glob("[!.]*_fold*.keras")):
-        if file_sha256(path) not in evaluated:
-            unusable[path.stem] = "it is not evaluated, or was trained again since: run make test-eval with its MODEL"
+    for run in runs:
+        run.before = learnt_before(run.record, known)
+    trained = sorted(CHECKPOINTS.glob("[!.]*_fold*.keras"))
+    if missing := [path.stem for path in trained if file_sha256(path) not in known]:
+        print(f"note: not evaluated, or trained again since: {', '.join(missing)}; run make test-eval with their MODEL")
     return runs, autoencoders, unusable
 
 
@@ -176,19 +182,23 @@ def choose(runs, unusable, names):
 
     Raises InputError where they cannot be compared.
     """
-    by_name, reasons = {run.name: run for run in runs}, {stem.rpartition("/")[2]: why for stem, why in unusable.items()}
-    for name in names:
-        if name not in by_name:
-            reason = reasons.get(name, f"{IMAGES} has no report of that name; it has {', '.join(by_name) or 'none'}")
-            raise InputError(f"{name!r} cannot be compared: {reason}")
     if names:
-        chosen = [by_name[name] for name in dict.fromkeys(names)]
-        left_out = {stem: why for stem, why in reasons.items() if name_and_fold(stem)[0] in names}
+        by_name = {run.name: run for run in runs}
+        reasons = {stem.rpartition("/")[2]: why for stem, why in unusable.items()}
+        for name in names:
+            if name not in by_name:
+                reason = reasons.get(name, f"{IMAGES} has no report of it; it has {', '.join(by_name) or 'none'}")
+                raise InputError(f"{name!r} cannot be compared: {reason}")
+        chosen, left_out = [by_name[name] for name in dict.fromkeys(names)], {}
     else:
         runs = [run for run in runs if run.path.parent == IMAGES]
         chosen = latest_group(runs, lambda one, other: not difference_of_data(one, other))
-        left_out = {run.name: difference_of_data(chosen[0], run) for run in runs if run not in chosen}
+        others = [run for run in runs if run not in chosen]
+        same = [run for run in others if run.same_data[PICTURES] == chosen[0].same_data[PICTURES]]
+        left_out = {run.name: difference_of_data(chosen[0], run) for run in same}
         left_out |= {name: why for name, why in unusable.items() if "/" not in name}
+        if len(others) > len(same):
+            print(f"note: {len(others) - len(same)} runs on other pictures are left out; DATA or RUNS compares them")
     if len(chosen) < 2:
         more = "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
         raise InputError(
@@ -215,39 +225,47 @@ def difference_of_data(first, second, allowed=frozenset()):
     differing = [what for what, value in first.same_data.items() if value != second.same_data[what]]
     if not differing:
         shared = sorted(first.folds.keys() & second.folds.keys())
-        differing = [f"the splits of fold {n}" for n in shared if first.split_of(n) != second.split_of(n)]
+        differing = [f"the splits of fold {n}" for n in shared if first.split[n] != second.split[n]]
     return "" if allowed >= {*differing} else f"{', '.join(differing)} differ"
 
 
-def pairs_with(name, runs):
-    """[(run, the run called `name`)] of all others. Raises InputError where there is none, or they share no fold."""
-    baseline = next((run for run in runs if run.name == name), None)
-    if not baseline:
-        raise InputError(f"BASELINE={name!r} is none of the runs compared: {', '.join(run.name for run in runs)}")
+def find_pairs(runs, baseline, names):
+    """[(run, what it is compared with)]: the run called `baseline`, if any, else its controls.
+
+    Of runs that were named and are no controls of each other, all are compared with the first. Raises InputError.
+    """
+    pairs = [] if baseline else [(run, other) for run in runs for other in controls(run, runs)]
+    if pairs or not (baseline or names):
+        return pairs
+    baseline = baseline or runs[0].name
+    other = next((run for run in runs if run.name == baseline), None)
+    if not other:
+        raise InputError(f"BASELINE={baseline!r} is none of the runs compared: {', '.join(run.name for run in runs)}")
     for run in runs:
-        if not run.folds.keys() & baseline.folds.keys():
-            raise InputError(f"{run.name} and {name} have no fold in common: leave one of them out")
-    return [(run, baseline) for run in runs if run is not baseline]
+        if not run.folds.keys() & other.folds.keys():
+            raise InputError(f"{run.name} and {baseline} have no fold in common: leave one of them out")
+    return [(run, other) for run in runs if run is not other]
 
 
-def pairs_with_controls(runs):
-    """[(run, its control)].
+def controls(run, runs):
+    """The controls of a run.
 
     A classifier on an encoder is compared with the same network trained from scratch, which may be a cnn, and a frozen
     one also with the same random one, since both pay what freezing costs. What has no such control is compared with the
     model cnn. Of several candidates those on the same data count, of them those of the same NAME, else those without.
     """
-    pairs = []
-    for run in runs:
-        others = [one for one in runs if one is not run and one.folds.keys() & run.folds.keys()]
-        same = [one for one in others if one.same_network(run)]
-        scratch, alone, random = ([one for one in same if one.encoder == kind] for kind in ("scratch", None, "random"))
-        cnn = [one for one in others if one.model == "cnn" != run.model]
-        candidates = [cnn if run.encoder in (None, "scratch") else scratch or alone or cnn]
-        for controls in [*candidates, random] if run.encoder == "frozen" else candidates:
-            far = [(difference_of_data(run, one) != "", one.suffix != run.suffix, one.suffix != "") for one in controls]
-            pairs += [(run, one) for one, distance in zip(controls, far, strict=True) if distance == min(far)]
-    return pairs
+    others = [one for one in runs if one is not run and one.folds.keys() & run.folds.keys()]
+    same = [one for one in others if one.same_network(run)]
+    scratch, alone, random = ([one for one in same if one.encoder == kind] for kind in ("scratch", None, "random"))
+    cnn = [one for one in others if one.model == "cnn" != run.model]
+    found = []
+    for candidates in (
+        cnn if run.encoder in (None, "scratch") else scratch or alone or cnn,
+        random if run.encoder == "frozen" else [],
+    ):
+        far = [(difference_of_data(run, one) != "", one.suffix != run.suffix, one.suffix != "") for one in candidates]
+        found += [one for one, distance in zip(candidates, far, strict=True) if distance == min(far)]
+    return found
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------------
@@ -300,13 +318,13 @@ def holm(p_values):
     return np.minimum(adjusted, 1)[np.argsort(order)]
 
 
-def compare_all(pairs, reduced=()):
+def compare_all(pairs):
     """Comparisons of (run, baseline) pairs, each figure with a verdict by its p, adjusted for their number.
 
     Rows that are about the question, a pretrained encoder against its control, and the rest are a family each, so that
     what else is compared does not weaken the answer.
     """
-    compared = [compare(run, baseline, reduced) for run, baseline in pairs]
+    compared = [compare(run, baseline) for run, baseline in pairs]
     for control in (True, False):
         rows = [row for row in compared if row["control"] == control]
         for figures in (rows, [row["reduced_minus_others"] for row in rows if row["reduced_minus_others"]]):
@@ -318,16 +336,12 @@ def compare_all(pairs, reduced=()):
     return compared
 
 
-def compare(run, baseline, reduced):
-    """Two runs on the folds that both have: accuracy, and the recall of reduced classes minus that of the others.
-
-    `reduced` are the classes to take where neither run has any.
-    """
+def compare(run, baseline):
+    """Two runs on the folds that both have: accuracy, and the recall of reduced classes minus that of the others."""
     folds = sorted(run.folds.keys() & baseline.folds.keys())
-    correlation = max(correlation_of_folds(one.settings["val"], one.same_data["LABELLED"]) for one in (run, baseline))
+    correlation = max(correlation_of_folds(one.settings["val"], one.settings["labelled"]) for one in (run, baseline))
     right, other = (np.array([one.right[fold] for fold in folds]) for one in (run, baseline))
-    classes = list(dict.fromkeys([*run.reduced, *baseline.reduced] or reduced))
-    contrast = None
+    classes, contrast = list(dict.fromkeys([*run.reduced, *baseline.reduced])), None
     if 0 < len(classes) < len(run.class_names):
         differences = run.contrast(classes, folds) - baseline.contrast(classes, folds)
         contrast = {"classes": classes, **over_folds(differences, correlation)}
@@ -395,20 +409,21 @@ def unlike_trainings(run, baseline, folds):
     """Whether two runs were trained on other processors or by other code, as words, by their records of each fold."""
     processors = ["on another processor" if run.processor[n] != baseline.processor[n] else "" for n in folds]
     codes = [other_code(run.code[n], baseline.code[n]) for n in folds]
-    found = [*grouped(folds, processors).items(), *grouped(folds, codes).items()]
-    return [words if of == folds else f"{words} ({in_folds(of)})" for words, of in found if words]
+    return [words for kind in (processors, codes) for words in by_fold(grouped(folds, kind))]
 
 
 def grouped(folds, words):
     """{word: the folds that have it} of a word for each fold."""
-    found = {}
-    for fold, word in zip(folds, words, strict=True):
-        found.setdefault(word, []).append(fold)
-    return found
+    return {word: [n for n, one in zip(folds, words, strict=True) if one == word] for word in dict.fromkeys(words)}
 
 
-def in_folds(numbers):
-    return f"fold{'s'[: len(numbers) > 1]} {', '.join(map(str, numbers))}"
+def by_fold(groups):
+    """The words of `grouped`, each with its folds where there are several."""
+    return [
+        f"{word} (fold{'s'[: len(of) > 1]} {', '.join(map(str, of))})" if len(groups) > 1 else word
+        for word, of in groups.items()
+        if word
+    ]
 
 
 # --- What is written --------------------------------------------------------------------------------------------------
@@ -419,14 +434,10 @@ RUNS_COLUMNS = (
 )
 DIFFERENCES_COLUMNS = (
     "Differences in percentage points. Over folds: corrected resampled t-test. An interval holds for its row alone; p "
-    "and the verdict are adjusted (Holm's method) for the number of rows of the same figure, separately for the rows "
-    "about the question (a pretrained encoder minus the same network without one) and for all others. So an interval "
-    'without 0 can stand beside "no difference shown". Over test images: paired bootstrap, for these trained models '
-    "alone."
-)
-REDUCED_ROWS = (
-    ' "reduced - others": mean recall of the reduced classes ({}) minus that of the others; "worse" says that the '
-    "reduced classes lose more, or gain less, than the others."
+    "and the verdict are adjusted (Holm's method) for the number of rows about the question (a pretrained encoder "
+    'minus the same network without one), or of all others. So an interval without 0 can stand beside "no difference '
+    'shown". Over test images: paired bootstrap, for these trained models alone. "reduced - others": mean recall of '
+    'the reduced classes minus that of the others; "worse" says that the reduced classes lose more, or gain less.'
 )
 ORIGINS = "Processor and code of each run (unknown: its record is older than the code's hash; +: uncommitted changes):"
 
@@ -440,10 +451,12 @@ def figures_of(run, reduced, autoencoders):
     for key, metric in COMPARED.items():
         if all(key in fold for fold in folds):  # a metric may be newer than a report
             values = [fold[key] for fold in folds]
-            scores[key] = (
-                {name: spread([of[name] for of in values]) for name in reduced} if metric.per_class else spread(values)
-            )
+            of_class = metric.per_class and {name: spread([of[name] for of in values]) for name in reduced}
+            scores[key] = of_class if metric.per_class else spread(values)
     return {
+        "words": run.words,
+        "encoder": run.encoder,
+        "learnt_before": run.before if run.encoder in PRETRAINED else None,
         "folds": numbers,
         **scores,
         "epochs": spread([len(record["history"]["loss"]) for record in records]),
@@ -474,24 +487,18 @@ def run_row(name, run, reduced):
     }
 
 
-def difference_rows(compared):
-    """Comparisons as rows of {title of a column: word}: those of accuracy, then those of the reduced classes."""
-    figures = [(row, "accuracy", row) for row in compared]
-    figures += [(row, "reduced - others", row["reduced_minus_others"]) for row in compared]
-    return [
-        {
-            "comparison": f"{row['run']} minus {row['baseline']}",
-            "figure": title,
-            "folds": str(len(row["folds"])),
-            "difference": f"{100 * figure['mean']:+.1f}",
-            "95 % over folds": figure["t_test"] and between(figure["t_test"]),
-            "p (Holm)": figure["t_test"] and show_p(figure["t_test"]["p_holm"]),
-            "verdict": figure["verdict"],
-            "95 % over test images": between(figure["bootstrap"]) if "bootstrap" in figure else "",
-        }
-        for row, title, figure in figures
-        if figure
-    ]
+def difference_row(row, title, figure):
+    """A figure of a comparison as {title of a column: word}."""
+    return {
+        "comparison": f"{row['run']} minus {row['baseline']}",
+        "figure": title,
+        "folds": str(len(row["folds"])),
+        "difference": f"{100 * figure['mean']:+.1f}",
+        "95 % over folds": figure["t_test"] and between(figure["t_test"]),
+        "p (Holm)": figure["t_test"] and show_p(figure["t_test"]["p_holm"]),
+        "verdict": figure["verdict"],
+        "95 % over test images": between(figure["bootstrap"]) if "bootstrap" in figure else "",
+    }
 
 
 def between(found):
@@ -502,23 +509,23 @@ def show_p(p):
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def in_words(content):
+def as_text(content):
     """The two tables, each with what its columns mean and how its runs were trained; then what was left out."""
     runs, compared, reduced = content["runs"], content["comparisons"], content["reduced"]
-    trained = {}
-    for name, run in runs.items():
-        kinds = (run["processors"], {f"code {word}": folds for word, folds in run["code"].items()})
-        trained[name] = [
-            f"{word} ({in_folds(folds)})" if len(kind) > 1 else word for kind in kinds for word, folds in kind.items()
-        ]
+    trained = {
+        name: [*by_fold(run["processors"]), *by_fold({f"code {word}": of for word, of in run["code"].items()})]
+        for name, run in runs.items()
+    }
     parts = [
         markdown_table([run_row(name, run, reduced) for name, run in runs.items()]),
         textwrap.fill(RUNS_COLUMNS.format(**content["data"]), 120),
         listed(ORIGINS, trained),
     ]
     if compared:
-        meaning = DIFFERENCES_COLUMNS + (REDUCED_ROWS.format(", ".join(reduced)) if reduced else "")
-        parts += [markdown_table(difference_rows(compared)), textwrap.fill(meaning, 120), differing_trainings(compared)]
+        rows = [difference_row(row, "accuracy", row) for row in compared]
+        of_reduced = [row for row in compared if row["reduced_minus_others"]]
+        rows += [difference_row(row, "reduced - others", row["reduced_minus_others"]) for row in of_reduced]
+        parts += [markdown_table(rows), textwrap.fill(DIFFERENCES_COLUMNS, 120), differing_trainings(compared)]
     parts.append(listed("Left out:", {name: [reason] for name, reason in content["left_out"].items()}))
     return "\n\n".join(filter(None, parts))
 

@@ -7,6 +7,7 @@ imgs/curve.txt, .json and .png. Trains nothing.
 from common import titled
 from compare import between, compare_all, differing_trainings, figures_of, latest_group, read_reports
 from recipes import IMAGES, RECIPES, RunSuffix, Settings, row_name, run_name
+from runs import encoder_in_words
 from util import cli, plots
 from util.cli import InputError
 from util.files import write_json, write_text
@@ -24,9 +25,9 @@ class Options(Part):
 
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
-    builder = RECIPES[row_name("autoencoder_cls", options.arch)].build
+    network = RECIPES[row_name("autoencoder_cls", options.arch)]
     runs, autoencoders, _ = read_reports()
-    of_network = [run for run in runs if run.builder is builder]
+    of_network = [run for run in runs if run.builder is network.build]
     runs = dict(sorted(one_a_point(of_network).items()))
     if len({share for share, _ in runs}) < 2:
         raise InputError(
@@ -51,7 +52,12 @@ def main(argv=None):
     path = IMAGES / run_name("curve", data["prefix"], name=options.name)
     write_text(path.with_suffix(".txt"), f"{text}\n")
     write_json(path.with_suffix(".json"), {"arch": options.arch, "data": data, "points": points})
-    plots.plot_learning_curves(path.with_suffix(".png"), f"ARCH={options.arch}, {data['source']}", points)
+    words = {}
+    for (_, kind), run in runs.items():
+        words.setdefault(kind, []).append(encoder_in_words(run.record, run.before))
+    words = {kind: " / ".join(dict.fromkeys(of)) for kind, of in words.items()}
+    title = f"{network.words or options.arch}, on {data['source']}"
+    plots.plot_learning_curves(path.with_suffix(".png"), title, points, words)
     print(f"{text}\n\n{path}.txt, .json and .png are written")
 
 
@@ -68,8 +74,7 @@ def one_a_point(runs):
     group = latest_group(runs, alike, lambda group: len({run.settings["labelled"] for run in group}))
     found = {}
     for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
-        from_autoencoder = run.encoder_from.startswith("autoencoder") or not run.encoder_from
-        kind = (run.encoder or "scratch") if from_autoencoder else f"{run.encoder} from {run.encoder_from}"
+        kind = (run.encoder or "scratch") + (f" from {run.encoder_from}" if run.before != "images" else "")
         found.setdefault((run.settings["labelled"], kind), run)
     return found
 
@@ -77,7 +82,7 @@ def one_a_point(runs):
 def point(run, share, kind, autoencoders):
     counts = [sum(fold["record"]["data"]["train_counts"]) for fold in run.folds.values()]
     about = {"run": run.name, "labelled": share, "images": round(sum(counts) / len(counts)), "encoder": kind}
-    return {**about, "reduced": run.reduced, **figures_of(run, run.reduced, autoencoders)}
+    return {**figures_of(run, run.reduced, autoencoders), **about, "reduced": run.reduced}
 
 
 def table_row(point):

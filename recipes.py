@@ -319,13 +319,14 @@ class Recipe:
     frozen_until: str | None = None  # the encoder's last layer that is frozen, where ENCODER has some frozen
     encoder_end: str | None = None  # the encoder's last layer
     start: Callable | None = None  # puts first weights into the network, which follow from training images
+    words: str = ""  # what plots and pages call the network, instead of its name
 
 
-def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, network=None, **values):
+def row(build, kind=Settings, frozen_until=None, encoder_end=None, start=None, network=None, words="", **values):
     """A Recipe of `kind` with these settings; `network` is a Part, the defaults of what `build` takes besides."""
     if network:
         kind = pydantic.create_model(kind.__name__, __base__=kind, network=(type(network), setting(network, "")))
-    return Recipe(build, kind(**values), frozen_until, encoder_end, start)
+    return Recipe(build, kind(**values), frozen_until, encoder_end, start, words)
 
 
 PLAIN = Augmentation()  # no augmentation
@@ -360,10 +361,11 @@ FAST = {
 
 # A model, or a model and an ARCH of it, with the values that differ from Settings'; sources in docs/networks.md.
 RECIPES = {
-    "cnn": row(common.build_cnn),
-    "cnn_fast": row(common.build_fast, **FAST),
+    "cnn": row(common.build_cnn, words="plain CNN"),
+    "cnn_fast": row(common.build_fast, words="fast CNN from scratch", **FAST),
     "cnn_elu": row(
         networks.build_elu,
+        words="CNN with ELU",
         **WHOLE,
         augmentation=Augmentation(rotation=17, shift=0.08, flip=True),
         split="first",
@@ -377,6 +379,7 @@ RECIPES = {
     ),
     "cnn_leaky": row(
         networks.build_leaky,
+        words="CNN with leaky ReLU",
         **{**WHOLE, "schedule": 0.9},
         offset=-0.5,
         augmentation=PLAIN,
@@ -385,18 +388,31 @@ RECIPES = {
         batch_size=32,
         epochs=10,
     ),
-    "cnn_pool3": row(networks.build_pool3, **OVERFITTING),
-    "cnn_wide5": row(networks.build_wide5, **OVERFITTING),
-    "cnn_dropout": row(networks.build_dropout, **{**OVERFITTING, "epochs": 30}),
+    "cnn_pool3": row(networks.build_pool3, words="CNN with three poolings", **OVERFITTING),
+    "cnn_wide5": row(networks.build_wide5, words="CNN with kernels of 5x5", **OVERFITTING),
+    "cnn_dropout": row(networks.build_dropout, words="wide CNN with dropout", **{**OVERFITTING, "epochs": 30}),
     "autoencoder": row(
-        common.build_autoencoder, AutoencoderSettings, **PLAINLY, optimizer="rmsprop", epochs=100, patience=15
+        common.build_autoencoder,
+        AutoencoderSettings,
+        words="large autoencoder",
+        **PLAINLY,
+        optimizer="rmsprop",
+        epochs=100,
+        patience=15,
     ),
     "autoencoder_cae": row(
-        networks.build_cae, AutoencoderSettings, network=CaeAutoencoder(), **CAE, augmentation=PLAIN, epochs=50
+        networks.build_cae,
+        AutoencoderSettings,
+        words="small autoencoder (CAE)",
+        network=CaeAutoencoder(),
+        **CAE,
+        augmentation=PLAIN,
+        epochs=50,
     ),
     "autoencoder_fast": row(
         common.build_fast_autoencoder,
         AutoencoderSettings,
+        words="autoencoder for the fast CNN",
         network=FastAutoencoder(),
         **FAST_PIXELS,
         augmentation=PLAIN,
@@ -405,11 +421,16 @@ RECIPES = {
         epochs=10,
     ),
     "autoencoder_cls": row(
-        common.build_ae_classifier, ClassifierSettings, frozen_until="block2_norm2", encoder_end=common.ENCODER_END
+        common.build_ae_classifier,
+        ClassifierSettings,
+        words="deeper CNN",
+        frozen_until="block2_norm2",
+        encoder_end=common.ENCODER_END,
     ),
     "autoencoder_cls_fast": row(
         common.build_fast,
         ClassifierSettings,
+        words="fast CNN",
         frozen_until=common.FAST_ENCODER_END,
         encoder_end=common.FAST_ENCODER_END,
         **FAST,
@@ -417,6 +438,7 @@ RECIPES = {
     "autoencoder_cls_cae": row(
         networks.build_cae_classifier,
         ClassifierSettings,
+        words="small CNN (CAE)",
         frozen_until=networks.CODE,
         encoder_end=networks.CODE,
         network=CaeClassifier(),
@@ -427,6 +449,7 @@ RECIPES = {
     "mod_autoencoder_cls": row(
         common.build_modified_ae_classifier,
         ClassifierSettings,
+        words="network of dense layers",
         frozen_until=common.ENCODER_END,
         encoder_end=common.ENCODER_END,
     ),

@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from data import class_names_of, data_prefix, source_name
 from recipes import (
     CHECKPOINTS,
+    RECIPES,
     autoencoder_name,
     chosen_name,
     could_be_of,
@@ -34,7 +36,7 @@ def record_sha256(record):
 
 
 # What a record has to hold, beside whatever else, where a report repeats it.
-Record = form(settings=dict, data=dict, history=dict, best_epoch=int, checkpoint_sha256=str)
+Record = form(settings=form(model=str), data=dict, history=dict, best_epoch=int, checkpoint_sha256=str)
 RECORD_VERSION = 2  # of the form of the records that are written; 1 had no version
 REPLACE = "choose NAME=... to keep both, or FORCE=1 to replace it"
 
@@ -296,3 +298,54 @@ def require_one_study(records):
             )
         classes = [one["data"]["class_names"] for one in (old, record)]
         require_same_classes(first.checkpoint, classes[0], run.checkpoint, classes[1], remedy)
+
+
+# --- A run in words ---------------------------------------------------------------------------------------------------
+
+ENCODERS = {
+    "frozen": "on frozen layers of {}",
+    "tuned": "on fine-tuned layers (learning rate x {rate:g}) of {}",
+    "random": "on random, frozen layers",
+    "scratch": "from scratch",
+}
+LEARNT = {"images": "an autoencoder", "classes": "a supervised network", "turns": "a network that learnt quarter turns"}
+AUTOENCODERS = {"noaug": "trained without augmentation", "original": "trained to undo augmentation"}
+
+
+def learnt(record):
+    """What a run learnt: to reconstruct `images`, or to tell `classes` or quarter `turns`."""
+    return "images" if "target" in record["settings"] else record["settings"].get("task", "classes")
+
+
+def learnt_before(record, known):
+    """What the run learnt that a classifier's layers come from, as `learnt` gives it; None where that is unknown.
+
+    `known` is {SHA-256 of a checkpoint: what it learnt}. Where that run has no report, its name tells an autoencoder.
+    """
+    autoencoder = re.match(r"(.*_)?autoencoder(?!_cls)", record.get("encoder_from") or "autoencoder")
+    return known.get(record["settings"].get("encoder_sha256"), "images" if autoencoder else None)
+
+
+def encoder_in_words(record, before):
+    """Where the first layers of a classifier come from; `before` is what learnt_before gives."""
+    rate = record["settings"].get("encoder_rate_factor", 1)
+    return ENCODERS[record["settings"].get("encoder") or "scratch"].format(
+        LEARNT.get(before) or record["encoder_from"], rate=rate
+    )
+
+
+def in_words(name, record, prefix, before):
+    """What plots and pages call a run: 'fast CNN on frozen layers of an autoencoder (NAME)'."""
+    model, encoder = record["settings"]["model"], record["settings"].get("encoder")
+    network = (RECIPES[model].words if model in RECIPES else "") or model
+    how = [encoder_in_words(record, before)] if encoder else []
+    return " ".join(
+        [network, *how, *(AUTOENCODERS.get(part, f"({part})") for part in parts_of_name(name, record, prefix))]
+    )
+
+
+def parts_of_name(name, record, prefix):
+    """What a run's name says after its model and ENCODER: `noaug` or `original`, and its NAME, where it has them."""
+    model, encoder = record["settings"]["model"], record["settings"].get("encoder")
+    parts = name.removeprefix(f"{prefix}_").removeprefix(model).split("_")
+    return [part for part in parts if part not in ("", encoder)]

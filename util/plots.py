@@ -2,7 +2,6 @@
 
 import functools
 import textwrap
-import warnings
 
 import numpy as np
 
@@ -10,10 +9,27 @@ from util.backend import Later
 from util.files import write_atomically
 
 matplotlib, agg, figures = map(Later, ("matplotlib", "matplotlib.backends.backend_agg", "matplotlib.figure"))
-font_manager, ft2font, text = map(Later, ("matplotlib.font_manager", "matplotlib.ft2font", "matplotlib.text"))
+font_manager = Later("matplotlib.font_manager")
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey.
 BLUE, ORANGE = "#0072B2", "#D55E00"
+# Matplotlib takes each letter from the first of these that has it: its own font, then those of other scripts.
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+)
+FONTS += (
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+)
 
 
 def spread(values):
@@ -46,6 +62,8 @@ def new_figure(rows=1, columns=1, size=(7, 4)):
     """A figure that opens no window; size in inches, 120 dots each: about the width of a README's column."""
     matplotlib.rcdefaults()  # not the user's matplotlibrc, which may be of another style or need LaTeX
     matplotlib.rcParams["text.parse_math"] = False  # a $ in the name of a file or class is a $
+    installed = font_manager.get_font_names()
+    matplotlib.rcParams["font.family"] = [font for font in FONTS if font in installed]
     figure = figures.Figure(figsize=size, dpi=120, layout="constrained")
     agg.FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
@@ -56,34 +74,23 @@ def plot(draw):
 
     @functools.wraps(draw)
     def write(path, *args):
-        with warnings.catch_warnings(action="ignore"):
-            figure = draw(*args)
-            use_fonts_for_all(figure, path)
-            write_atomically(path, figure.savefig)
+        write_atomically(path, draw(*args).savefig)
 
     return write
 
 
-def use_fonts_for_all(figure, path):
-    """Let the letters that Matplotlib's own font lacks come from one that is installed, or say that none has them."""
-    words = figure.findobj(text.Text)
-    lacking = {ord(letter) for word in words for letter in word.get_text() if letter.isprintable()}
-    lacking -= letters_of(font_manager.findfont("DejaVu Sans"))
-    if lacking:
-        found = [font for font in font_manager.fontManager.ttflist if "Last Resort" not in font.name]  # boxes for all
-        fonts = [font for font in found if lacking <= letters_of(font.fname)]
-        if not fonts:
-            print(f"note: no font is installed that has all letters of {path}")
-        for word in words if fonts else ():
-            word.set_fontfamily(["DejaVu Sans", fonts[0].name])
+def legend_below(figure, axes, ncols=4, **style):
+    """One entry for each label, below the plot."""
+    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols, frameon=False, **style)
 
 
-@functools.cache
-def letters_of(font):
-    try:
-        return ft2font.FT2Font(font).get_charmap().keys()
-    except (OSError, RuntimeError):  # a damaged one
-        return {}.keys()
+def separate_rows(axes, count):
+    """Make room for this many rows, the first above, with lines between them."""
+    for place in range(count - 1):
+        axes.axhline(place + 0.5, color="0.85", linewidth=1)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
 
 
 def put_title(figure, title):
@@ -236,8 +243,7 @@ def plot_architecture(title, boxes):
         left, before = left + width + 0.12, shape
     axes.set(xlim=(-0.5, left + 0.5), ylim=(-2.3, 1.1))
     axes.axis("off")
-    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    legend_below(figure, axes, fontsize=8)
     return figure
 
 
@@ -260,57 +266,54 @@ def plot_distribution(title, train, val, class_names):
 
 
 @plot
-def plot_differences(compared):
-    """Each comparison's difference in accuracy, on every fold and on average, with both intervals, under its names."""
-    figure, axes = new_figure(size=(8, 1.5 + 0.62 * len(compared)))
+def plot_differences(compared, words):
+    """Each comparison's difference in accuracy, on every fold and on average, with both intervals.
+
+    `words` is {run: what the plot calls it}. What all are compared with stands below, else in each row.
+    """
+    baselines = {row["baseline"] for row in compared}
+    figure, axes = new_figure(size=(8, 1.7 + (0.62 if len(baselines) == 1 else 0.8) * len(compared)))
     for place, row in enumerate(compared):
-        points = 100 * np.array(row["differences"])
+        points, folds = 100 * np.array(row["differences"]), len(row["folds"])
         for found, height, look in (
-            (row["t_test"], 0.1, {"color": BLUE, "linewidth": 5, "label": "95 % over folds (quoted in the text)"}),
-            (row["bootstrap"], 0.3, {"color": ORANGE, "linewidth": 1.5, "label": "95 % over test images"}),
+            (row["t_test"], 0.17, {"color": BLUE, "linewidth": 5, "label": "95 % interval over folds"}),
+            (row["bootstrap"], 0.34, {"color": ORANGE, "linewidth": 1.5, "label": "95 % interval over test images"}),
         ):
             if found:
                 ends = [100 * found["low"], 100 * found["high"]]
                 axes.plot(ends, [place + height] * 2, solid_capstyle="butt", **look)
         dot = {"marker": "o", "linestyle": "none", "markersize": 5, "markeredgewidth": 0.8, "markeredgecolor": "black"}
-        axes.plot(points.mean(), place + 0.1, "|", color="black", markersize=15, markeredgewidth=2, label="mean")
-        axes.plot(points, np.full(len(points), place + 0.1), color="white", label="each fold", **dot)
-        style = {"va": "center", "fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
-        names = f"{row['run']} minus {row['baseline']}"
-        axes.text(0.01, place - 0.22, names, transform=axes.get_yaxis_transform(), **style)
-    for place in range(len(compared) - 1):
-        axes.axhline(place + 0.5, color="0.85", linewidth=1)
+        axes.plot(points.mean(), place + 0.17, "|", color="black", markersize=13, markeredgewidth=2, label="mean")
+        axes.plot(points, np.full(folds, place + 0.17), color="white", label="each fold", **dot)
+        names = f"{words[row['run']]}, {folds} fold{'s'[: folds > 1]}"
+        names += f"\nminus {words[row['baseline']]}" if len(baselines) > 1 else ""
+        style = {"va": "top", "fontsize": 8.5, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
+        axes.text(0.01, place - 0.43, names, transform=axes.get_yaxis_transform(), **style)
+    zero = f"the {words[baselines.pop()]}" if len(baselines) == 1 else "what is subtracted"
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks([])
-    axes.set_ylim(len(compared) - 0.5, -0.5)
-    axes.set(xlabel="difference in accuracy (percentage points)")
-    axes.grid(axis="x", alpha=0.3)
-    entries = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries), frameon=False)
+    axes.set(xlabel=f"difference in test accuracy, in percentage points\n0: as accurate as {zero}")
+    separate_rows(axes, len(compared))
+    legend_below(figure, axes)
     return figure
 
 
 @plot
 def plot_recalls(runs, reduced):
-    """Recall of each reduced class, and the accuracy over all classes, of each of {run: its figures}."""
+    """Recall of each reduced class, and the accuracy over all classes, of each run, given as its figures."""
     kinds = [(f"recall of {name}", f"C{place % 10}", "os^vPX*<d"[place % 9]) for place, name in enumerate(reduced)]
     kinds.append(("accuracy over all classes", "0.3", "D"))
     figure, axes = new_figure(size=(8, 1.4 + (0.25 + 0.1 * len(kinds)) * len(runs)))
-    for place, figures in enumerate(runs.values()):
+    for place, figures in enumerate(runs):
         values = [*(figures["recall"][name] for name in reduced), figures["accuracy"]]
         heights = place + np.linspace(-0.5, 0.5, len(kinds) + 2)[1:-1]
         for (label, color, mark), value, height in zip(kinds, values, heights, strict=True):
             style = {"color": color, "marker": mark, "markersize": 5, "capsize": 2, "linestyle": "none", "label": label}
             axes.errorbar(100 * value["mean"], height, xerr=100 * (value["std"] or 0), **style)
-    for place in range(len(runs) - 1):
-        axes.axhline(place + 0.5, color="0.85", linewidth=1)
-    axes.set_yticks(range(len(runs)), runs, fontsize=9)
-    axes.set_ylim(len(runs) - 0.5, -0.5)
+    axes.set_yticks(range(len(runs)), [textwrap.fill(figures["words"], 34) for figures in runs], fontsize=8.5)
     axes.set(xlabel="% of the test images (bars: standard deviation over folds)")
-    axes.grid(axis="x", alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    shown = len(kinds)  # those of one run
-    figure.legend(handles[:shown], labels[:shown], loc="outside lower center", ncols=min(shown, 4), frameon=False)
+    separate_rows(axes, len(runs))
+    legend_below(figure, axes)
     return figure
 
 
@@ -324,17 +327,19 @@ ENCODER_LOOKS = {
 
 
 @plot
-def plot_learning_curves(title, points):
-    """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch."""
-    figure, (above, below) = new_figure(rows=2, size=(8, 7))
-    others = sorted({point["encoder"] for point in points} - ENCODER_LOOKS.keys())
-    looks = ENCODER_LOOKS | {kind: {"marker": "D", "linestyle": "--"} for kind in others}
-    for kind, look in looks.items():
-        style = {"markersize": 5, "capsize": 3, "label": kind, **look}
-        if mine := [point for point in points if point["encoder"] == kind]:
-            accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
-            drawn = above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
-            style["color"] = drawn[0].get_color()
+def plot_learning_curves(title, points, words):
+    """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch.
+
+    `words` is {kind of encoder: what the plot calls it}.
+    """
+    figure, (above, below) = new_figure(rows=2, size=(8, 7.4))
+    for kind in sorted(words, key=[*ENCODER_LOOKS, *words].index):
+        style = {"markersize": 5, "capsize": 3, "label": words[kind]}
+        style |= ENCODER_LOOKS.get(kind, {"marker": "D", "linestyle": "--"})
+        mine = [point for point in points if point["encoder"] == kind]
+        accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
+        drawn = above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
+        style["color"] = drawn[0].get_color()
         if compared := [point for point in mine if "difference" in point]:
             means = np.array([point["difference"]["mean"] for point in compared])
             tests = [point["difference"]["t_test"] or {"low": np.nan, "high": np.nan} for point in compared]
@@ -346,10 +351,8 @@ def plot_learning_curves(title, points):
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-    above.set(title=title, ylabel="test accuracy (%)")
-    above.legend(frameon=False, loc="upper left", title="encoder (bars: standard deviation over folds)")
+    above.set(title=title, ylabel="test accuracy (%)\nbars: standard deviation over folds")
     below.axhline(0, color="0.3", linewidth=1)
-    below.set(xlabel="labelled training images", ylabel="minus scratch (percentage points)")
-    if below.get_legend_handles_labels()[0]:
-        below.legend(frameon=False, title="encoder (bars: 95 % over folds)")
+    below.set(xlabel="labelled training images", ylabel="minus from scratch (percentage points)\nbars: 95 % over folds")
+    legend_below(figure, above, ncols=2)
     return figure
