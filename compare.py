@@ -69,7 +69,7 @@ def main(argv=None):
     text = as_text(content)
     name, recalls = (run_name(what, chosen[0].data["prefix"], name=options.name) for what in ("comparison", "recalls"))
     write_text(IMAGES / f"{name}.txt", f"{text}\n")
-    write_json(IMAGES / f"{name}.json", {**content, "text": text})
+    write_json(IMAGES / f"{name}.json", content)
     # Drawn are the comparisons of a pretrained encoder with the same network without one, or all where there are none.
     question = [row for row in content["comparisons"] if row["control"]] or content["comparisons"]
     (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
@@ -142,15 +142,14 @@ class Evaluated:
 
 
 def read_reports():
-    """([classifiers as Evaluated], {SHA-256 of an autoencoder: its figures}, {run: why it cannot be compared}).
+    """([classifiers as Evaluated], {SHA-256 of an autoencoder: its figures}, {report: why it cannot be compared}).
 
-    Reports in folders of imgs/ as well, unless one of the same name lies in imgs/ itself; reasons name the folder.
-    Prints which finished trainings have no report.
+    Reports in folders of imgs/ as well, unless one of the same name lies in imgs/ itself. Prints which finished
+    trainings have no report.
     """
     runs, autoencoders, unusable, known = [], {}, {}, {}
     paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
     for _, path in sorted({path.name: path for path in paths}.items()):
-        name = str(path.relative_to(IMAGES)).removesuffix("_report.json")
         try:
             with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
                 report = json.loads(path.read_text(encoding="utf-8"))
@@ -159,13 +158,14 @@ def read_reports():
                 kind = learnt(records[0])
                 if kind == "images":
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
-                    autoencoders[records[0]["checkpoint_sha256"]] = {"name": name.rpartition("/")[2], **quality}
+                    name = path.name.removesuffix("_report.json")
+                    autoencoders[records[0]["checkpoint_sha256"]] = {"name": name, **quality}
                 elif kind == "turns":
-                    unusable[name] = "it learnt to tell quarter turns, not classes"
+                    unusable[path] = "it learnt to tell quarter turns, not classes"
                 else:
                     runs.append(Evaluated(path, report))
         except InputError as error:
-            unusable[name] = str(error)
+            unusable[path] = str(error)
     for run in runs:
         run.before = learnt_before(run.record, known)
     trained = sorted(CHECKPOINTS.glob("[!.]*_fold*.keras"))
@@ -184,11 +184,11 @@ def choose(runs, unusable, names):
     """
     if names:
         by_name = {run.name: run for run in runs}
-        reasons = {stem.rpartition("/")[2]: why for stem, why in unusable.items()}
+        reasons = {path.name: why for path, why in unusable.items()}
         for name in names:
             if name not in by_name:
-                reason = reasons.get(name, f"{IMAGES} has no report of it; it has {', '.join(by_name) or 'none'}")
-                raise InputError(f"{name!r} cannot be compared: {reason}")
+                none = f"{IMAGES} has no such report; it has {', '.join(by_name) or 'none'}"
+                raise InputError(f"{name!r} cannot be compared: {reasons.get(f'{name}_report.json', none)}")
         chosen, left_out = [by_name[name] for name in dict.fromkeys(names)], {}
     else:
         runs = [run for run in runs if run.path.parent == IMAGES]
@@ -196,9 +196,11 @@ def choose(runs, unusable, names):
         others = [run for run in runs if run not in chosen]
         same = [run for run in others if run.same_data[PICTURES] == chosen[0].same_data[PICTURES]]
         left_out = {run.name: difference_of_data(chosen[0], run) for run in same}
-        left_out |= {name: why for name, why in unusable.items() if "/" not in name}
-        if len(others) > len(same):
-            print(f"note: {len(others) - len(same)} runs on other pictures are left out; DATA or RUNS compares them")
+        left_out |= {
+            path.name.removesuffix("_report.json"): why for path, why in unusable.items() if path.parent == IMAGES
+        }
+        if count := len(others) - len(same):
+            print(f"note: {count} run{'s'[: count > 1]} on other pictures: DATA or RUNS compares them")
     if len(chosen) < 2:
         more = "".join(f"; {name} is left out: {reason}" for name, reason in left_out.items())
         raise InputError(
@@ -532,14 +534,8 @@ def as_text(content):
 
 def differing_trainings(compared):
     """How else the runs of each comparison differ: processor, code and settings."""
-    found = {}
-    for row in compared:
-        unlike = row["unlike"].split("; ") if row["unlike"] else []
-        if len(unlike) > 6:
-            of_data = [words for words in unlike if words.split()[0] in ("REDUCED", "KEEP", "LABELLED")]
-            unlike = [*of_data, f"in {len(unlike)} settings, which the .json has"]
-        found[f"{row['run']} minus {row['baseline']}"] = [*row["trained_unlike"], *unlike]
-    return listed("Trained differently:", found)
+    found = {f"{row['run']} minus {row['baseline']}": [*row["trained_unlike"], row["unlike"]] for row in compared}
+    return listed("Trained differently:", {names: [*filter(None, words)] for names, words in found.items()})
 
 
 def listed(title, points):

@@ -17,6 +17,7 @@ import compare
 import curve
 import data
 import recipes
+import runs
 from util import plots
 from util.cli import InputError
 from util.files import file_sha256
@@ -97,7 +98,8 @@ def edit(name, change):
 
 def run(*words):
     compare.main(list(words))
-    return json.loads((recipes.IMAGES / "comparison.json").read_text())
+    written = (recipes.IMAGES / "comparison.txt").read_text()
+    return {**json.loads((recipes.IMAGES / "comparison.json").read_text()), "text": written}
 
 
 def pairs(found):
@@ -117,21 +119,26 @@ def trained_here(name, age=0):
     return path
 
 
-PLOTS = plots.plot_differences, plots.plot_recalls
+PLOTS = plots.plot_differences, plots.plot_recalls  # before `study` replaces them
 
 
 @pytest.fixture
 def study(workdir, monkeypatch):
-    """Reports of a CNN, a classifier on an autoencoder, its control, and of that autoencoder; without figures."""
-    for plot in PLOTS:
-        monkeypatch.setattr(plots, plot.__name__, lambda path, *what: path.touch())
+    """Reports of a CNN, a classifier on an autoencoder, its control, and of that autoencoder.
+
+    Gives what is drawn: [(name of the plot, the data)].
+    """
+    drawn = []
+    for plot in ("plot_differences", "plot_recalls"):
+        monkeypatch.setattr(plots, plot, lambda path, *what, plot=plot: (path.touch(), drawn.append((plot, what))))
     write("cnn", [0.70, 0.71, 0.72, 0.71, 0.70])
     write("autoencoder_cls_scratch", [0.74, 0.75, 0.73], "scratch")
     write("autoencoder_cls_noaug", [0.80, 0.805, 0.79], "frozen")
     summary = {"PSNR (dB)": {"mean": 23.04, "std": 1}, "SSIM": {"mean": 0.769, "std": 1}}
-    fold = {"record": {"settings": {}, "checkpoint_sha256": AUTOENCODER}}
+    fold = {"record": {"settings": {"target": "augmented"}, "checkpoint_sha256": AUTOENCODER}}
     report = {"run": "autoencoder_noaug", "summary": summary, "folds": {"1": fold}}
     (recipes.IMAGES / "autoencoder_noaug_report.json").write_text(json.dumps(report))
+    return drawn
 
 
 # --- Statistics ---
@@ -364,13 +371,16 @@ def other_class(report):
         ({}, other_class),
     ],
 )
-def test_runs_on_other_data_are_left_out_or_when_asked_for_refused(study, changed, change):
+def test_runs_on_other_data_are_left_out_or_when_asked_for_refused(study, changed, change, capsys):
     write("mod_autoencoder_cls", {1: 0.5}, "frozen", **changed)
     if change:
         edit("mod_autoencoder_cls", change)
     found = run()
     assert list(found["runs"]) == ["autoencoder_cls_noaug", "autoencoder_cls_scratch", "cnn"]
-    assert list(found["left_out"]) == ["mod_autoencoder_cls"] and "mod_autoencoder_cls" in found["text"]
+    other_pictures = "sha256" in changed  # a reader's own, which the published files do not list
+    assert list(found["left_out"]) == ["mod_autoencoder_cls"] * (not other_pictures)
+    assert ("mod_autoencoder_cls" in found["text"]) == (not other_pictures)
+    assert ("1 run on other pictures" in capsys.readouterr().out) == other_pictures
     with pytest.raises(InputError):
         run("--runs=cnn mod_autoencoder_cls")
 
@@ -435,11 +445,14 @@ def test_a_report_that_cannot_be_used_is_left_out(study, damage):
     assert list(found["left_out"]) == ["mod_autoencoder_cls"] and len(found["runs"]) == 3
 
 
-def test_what_is_not_evaluated_or_was_trained_again_is_said(study):
-    for name in ("cnn_fold1", "cnn_fold6", "cnn_new_fold1"):
+def test_what_is_not_evaluated_or_was_trained_again_is_printed_alone(study, capsys):
+    names = ("cnn_fold1", "cnn_fold6", "cnn_new_fold1")
+    for name in names:
         trained_here(name.removesuffix("_fold1")).rename(recipes.CHECKPOINTS / f"{name}.keras").write_text(name)
-    assert run()["left_out"].keys() == {"cnn_fold1", "cnn_fold6", "cnn_new_fold1"}
-    assert "cnn_fold1" in run("--runs=cnn autoencoder_cls_noaug")["left_out"]
+    for words in ([], ["--runs=cnn autoencoder_cls_noaug"]):
+        found = run(*words)
+        assert ", ".join(names) in capsys.readouterr().out
+        assert not any(name in found["text"] for name in names) and not found["left_out"]
 
 
 # --- What it says ---
@@ -545,8 +558,7 @@ def test_other_code_and_processors_are_said(study, record, other, expected, caps
     write("autoencoder_cls_noaug", [0.80, 0.805, 0.79], "frozen", record=record)
     (row,) = run("--runs=autoencoder_cls_noaug autoencoder_cls_scratch")["comparisons"]
     assert [word in said for word, said in zip(expected, row["trained_unlike"], strict=True)] == [True] * len(expected)
-    written = (recipes.IMAGES / "comparison.txt").read_text()
-    assert written in capsys.readouterr().out and ("Trained differently" in written) == bool(expected)
+    assert ("by other code" in capsys.readouterr().out) == any(word != "processor" for word in expected)
 
 
 def test_folds_of_one_run_may_be_of_different_code(study):
@@ -556,9 +568,7 @@ def test_folds_of_one_run_may_be_of_different_code(study):
     assert pairs(found)["autoencoder_cls_scratch", "cnn"]["trained_unlike"] == ["by other code (fold 2)"]
 
 
-def test_drawn_are_the_comparisons_with_a_control_where_there_are_any_and_no_older_figure_stays(study, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots, "plot_differences", lambda path, rows: drawn.append([row["run"] for row in rows]))
+def test_drawn_are_the_comparisons_with_a_control_where_there_are_any_and_no_older_figure_stays(study):
     run()
     run("--runs=cnn autoencoder_cls_scratch")
     (recipes.IMAGES / "comparison.png").touch()
@@ -566,12 +576,38 @@ def test_drawn_are_the_comparisons_with_a_control_where_there_are_any_and_no_old
         write(name, {1: 0.7}, sha256="own")
         trained_here(name)
     assert run()["comparisons"] == [] and not (recipes.IMAGES / "comparison.png").exists()
+    drawn = [[row["run"] for row in rows] for plot, (rows, *_) in study if plot == "plot_differences"]
     assert drawn == [["autoencoder_cls_noaug"], ["autoencoder_cls_scratch"]]
 
 
+@pytest.mark.parametrize(
+    ("name", "model", "settings", "record", "words"),
+    [
+        ("cnn", "cnn", {}, {}, "plain CNN"),
+        ("my_cnn_fast_all", "cnn_fast", {}, {}, "fast CNN from scratch (all)"),
+        ("mod_autoencoder_cls_random", "mod_autoencoder_cls", {"encoder": "random"}, {}, "random, frozen layers"),
+        (
+            "my_autoencoder_cls_tuned_original_demo",
+            "autoencoder_cls",
+            {"encoder": "tuned", "encoder_rate_factor": 0.03},
+            {"encoder_from": "my_autoencoder_original_demo"},
+            "CNN on fine-tuned layers (learning rate x 0.03) of an autoencoder trained to undo augmentation (demo)",
+        ),
+        ("autoencoder_cls", "autoencoder_cls", {"encoder": "frozen", "encoder_sha256": "t"}, {}, "quarter turns"),
+        ("autoencoder_cls", "autoencoder_cls", {"encoder": "frozen", "encoder_sha256": "c"}, {}, "supervised"),
+        ("autoencoder_cls", "autoencoder_cls", {"encoder": "frozen"}, {"encoder_from": "cnn_x"}, "layers of cnn_x"),
+        ("of_mine", "of_mine", {}, {}, "of_mine"),
+    ],
+)
+def test_runs_are_called_by_words(name, model, settings, record, words):
+    record = {"settings": {"model": model, **settings}, **record}
+    before = runs.learnt_before(record, {"t": "turns", "c": "classes"})
+    assert words in runs.in_words(name, record, "my", before)
+
+
 @pytest.fixture
-def drawn(monkeypatch):
-    """drawn(plot, what it takes...): the axes and the figure that it draws."""
+def draw(monkeypatch):
+    """draw(plot, what it takes...): the axes and the figure that it draws."""
     figures = []
     monkeypatch.setattr(plots, "write_atomically", lambda path, save: figures.append(save.__self__))
 
@@ -582,24 +618,27 @@ def drawn(monkeypatch):
     return draw
 
 
-def test_the_figure_shows_the_figures(study, drawn):
-    compared = run()["comparisons"]
-    axes, _ = drawn(PLOTS[0], compared)
+def test_the_figure_shows_the_figures_and_names_the_runs_in_words(study, draw):
+    compared, words = run()["comparisons"], dict(study)["plot_differences"][1]
+    axes, _ = draw(PLOTS[0], compared, words)
     by_label = {}
     for line in axes.lines:
-        by_label.setdefault(line.get_label().split(" (")[0], []).append(np.array(line.get_xdata()) / 100)
+        by_label.setdefault(line.get_label(), []).append(np.array(line.get_xdata()) / 100)
     assert len(by_label["mean"]) == len(compared)
     for place, row in enumerate(compared):
         assert by_label["each fold"][place] == pytest.approx(row["differences"])
         assert by_label["mean"][place] == pytest.approx(row["mean"])
-        for label, found in (("95 % over folds", row["t_test"]), ("95 % over test images", row["bootstrap"])):
-            assert by_label[label][place] == pytest.approx([found["low"], found["high"]])
-    assert [text.get_text() for text in axes.texts] == [f"{row['run']} minus {row['baseline']}" for row in compared]
+        for label, found in (("over folds", row["t_test"]), ("over test images", row["bootstrap"])):
+            assert by_label[f"95 % interval {label}"][place] == pytest.approx([found["low"], found["high"]])
+        (said,) = (text.get_text() for text in axes.texts if f"{words[row['run']]}, 3 folds" in text.get_text())
+        assert words[row["baseline"]] in said
+    axes, _ = draw(PLOTS[0], compared[:1], words)
+    assert words[compared[0]["baseline"]] in axes.get_xlabel()
 
 
-def test_the_plot_of_recalls_shows_the_recalls(study, drawn):
+def test_the_plot_of_recalls_shows_the_recalls(study, draw):
     found = run()
-    axes, figure = drawn(PLOTS[1], found["runs"], found["reduced"])
+    axes, figure = draw(PLOTS[1], found["runs"].values(), found["reduced"])
     expected = [
         value
         for figures in found["runs"].values()
@@ -609,6 +648,6 @@ def test_the_plot_of_recalls_shows_the_recalls(study, drawn):
         (low, _), (high, _) = bar.get_segments()[0]
         ends = [100 * (value["mean"] + sign * value["std"]) for sign in (-1, 1)]
         assert [low, middle.get_xdata()[0], high] == pytest.approx([ends[0], 100 * value["mean"], ends[1]])
-    words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["recall of bird", "recall of deer", "recall of truck", "accuracy over all classes"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(found["runs"])
+    assert [text.get_text().split()[-1] for text in figure.legends[0].get_texts()] == [*found["reduced"], "classes"]
+    shown = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+    assert shown == [figures["words"] for figures in found["runs"].values()]

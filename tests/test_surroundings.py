@@ -190,19 +190,13 @@ def test_a_curve_is_drawn_through_the_epochs_that_were_validated():
     assert figure.axes[0].lines[1].get_xydata().tolist() == [[2, 3.5], [4, 2.5]]
 
 
-def test_letters_that_no_font_has_are_one_note(tmp_path, capsys, recwarn):
-    plots.plot_distribution(tmp_path / "a.png", "title", [3, 2], [1, 1], ["\U00012000", "b"])  # cuneiform
-    assert capsys.readouterr().out == f"note: no font is installed that has all letters of {tmp_path / 'a.png'}\n"
-    assert (tmp_path / "a.png").exists() and not recwarn
-
-
-def test_letters_come_from_a_font_that_has_them(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plots, "letters_of", lambda font: {0x4E2D} if "STIXGeneral" in font else set(range(256)))
-    monkeypatch.setattr(plots.font_manager.fontManager, "ttflist", plots.font_manager.fontManager.ttflist)
-    figure, axes = plots.new_figure()
-    axes.set_title("中")
-    plots.use_fonts_for_all(figure, "a.png")
-    assert axes.title.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"] and capsys.readouterr().out == ""
+def test_letters_come_from_a_font_that_has_them_or_are_warned_of(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(plots, "FONTS", ("DejaVu Sans", "a font that is not installed", "STIXGeneral"))
+    plots.plot_distribution(tmp_path / "a.png", "title", [3, 2], [1, 1], ["\u233d", "b"])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="missing"):
+        plots.plot_distribution(tmp_path / "b.png", "title", [3, 2], [1, 1], ["\U00012000", "b"])  # cuneiform
+    assert (tmp_path / "b.png").exists()
 
 
 @pytest.mark.system
