@@ -87,10 +87,10 @@ class Evaluated:
 
     `folds` is {number: its figures and its record}, `right` {number: which test images it got right}, `recall`
     {number: that of each class}. `record` is that of one fold: all have the same settings, but code and processor may
-    differ. `before` is what the run learnt that its layers come from.
+    differ. `before` is what the run learnt that its layers come from; `words` is what plots call this run.
     """
 
-    before = None  # until all reports are read
+    before, words = None, ""  # until all reports are read
 
     def __init__(self, path, report):
         self.name, self.path = path.name.removesuffix("_report.json"), path
@@ -128,10 +128,6 @@ class Evaluated:
         files = [Run(self.name, fold).checkpoint for fold in self.folds]
         self.trained_here = max((file.stat().st_mtime for file in files if file.exists()), default=0)
 
-    @property
-    def words(self):
-        return in_words(self.name, self.record, self.data["prefix"], self.before)
-
     def contrast(self, classes, folds):
         """The mean recall of these classes minus that of the others, on each of the folds."""
         recall, among = np.array([self.recall[fold] for fold in folds]), np.isin(self.class_names, classes)
@@ -168,6 +164,7 @@ def read_reports():
             unusable[path] = str(error)
     for run in runs:
         run.before = learnt_before(run.record, known)
+        run.words = in_words(run.name, run.record, run.data["prefix"], run.before)
     trained = sorted(CHECKPOINTS.glob("[!.]*_fold*.keras"))
     if missing := [path.stem for path in trained if file_sha256(path) not in known]:
         print(f"note: not evaluated, or trained again since: {', '.join(missing)}; run make test-eval with their MODEL")

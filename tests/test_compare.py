@@ -580,29 +580,26 @@ def test_drawn_are_the_comparisons_with_a_control_where_there_are_any_and_no_old
     assert drawn == [["autoencoder_cls_noaug"], ["autoencoder_cls_scratch"]]
 
 
+FROZEN = {"model": "autoencoder_cls", "encoder": "frozen"}
+TUNED = {**FROZEN, "encoder": "tuned", "encoder_rate_factor": 0.03}
+
+
 @pytest.mark.parametrize(
-    ("name", "model", "settings", "record", "words"),
+    ("name", "settings", "source", "words"),
     [
-        ("cnn", "cnn", {}, {}, "plain CNN"),
-        ("my_cnn_fast_all", "cnn_fast", {}, {}, "fast CNN from scratch (all)"),
-        ("mod_autoencoder_cls_random", "mod_autoencoder_cls", {"encoder": "random"}, {}, "random, frozen layers"),
-        (
-            "my_autoencoder_cls_tuned_original_demo",
-            "autoencoder_cls",
-            {"encoder": "tuned", "encoder_rate_factor": 0.03},
-            {"encoder_from": "my_autoencoder_original_demo"},
-            "CNN on fine-tuned layers (learning rate x 0.03) of an autoencoder trained to undo augmentation (demo)",
-        ),
-        ("autoencoder_cls", "autoencoder_cls", {"encoder": "frozen", "encoder_sha256": "t"}, {}, "quarter turns"),
-        ("autoencoder_cls", "autoencoder_cls", {"encoder": "frozen", "encoder_sha256": "c"}, {}, "supervised"),
-        ("autoencoder_cls", "autoencoder_cls", {"encoder": "frozen"}, {"encoder_from": "cnn_x"}, "layers of cnn_x"),
-        ("of_mine", "of_mine", {}, {}, "of_mine"),
+        ("my_cnn_fast_all", {"model": "cnn_fast"}, "", "fast CNN from scratch (all)"),
+        ("autoencoder_cls_random", {**FROZEN, "encoder": "random"}, "", "deeper CNN on random, frozen layers"),
+        ("my_autoencoder_cls_tuned_original_demo", TUNED, "my_autoencoder_original", "x 0.03) of an autoencoder"),
+        ("my_autoencoder_cls_tuned_original_demo", TUNED, "my_autoencoder_original", "to undo augmentation (demo)"),
+        ("autoencoder_cls", {**FROZEN, "encoder_sha256": "t"}, "", "on frozen layers of a network that learnt quarter"),
+        ("autoencoder_cls", {**FROZEN, "encoder_sha256": "c"}, "", "supervised"),
+        ("autoencoder_cls", FROZEN, "cnn_x", "frozen layers of cnn_x"),
+        ("of_mine", {"model": "of_mine"}, "", "of_mine"),
     ],
 )
-def test_runs_are_called_by_words(name, model, settings, record, words):
-    record = {"settings": {"model": model, **settings}, **record}
-    before = runs.learnt_before(record, {"t": "turns", "c": "classes"})
-    assert words in runs.in_words(name, record, "my", before)
+def test_runs_are_called_by_words(name, settings, source, words):
+    record = {"settings": settings, "encoder_from": source}
+    assert words in runs.in_words(name, record, "my", runs.learnt_before(record, {"t": "turns", "c": "classes"}))
 
 
 @pytest.fixture
