@@ -20,6 +20,7 @@ from recipes import (
     RECIPES,
     FilePath,
     RunSuffix,
+    completed,
     differing_settings,
     name_and_fold,
     run_name,
@@ -99,7 +100,7 @@ class Evaluated:
         for fold in self.folds.values():
             require_form(fold["record"], Record)
         self.record = next(iter(self.folds.values()))["record"]
-        self.settings, self.class_names = self.record["settings"], self.record["data"]["class_names"]
+        self.settings, self.class_names = completed(self.record["settings"]), self.record["data"]["class_names"]
         self.model, self.encoder = self.settings["model"], self.settings.get("encoder")
         self.builder = RECIPES[self.model].build if self.model in RECIPES else self.model
         self.encoder_from = name_and_fold(self.record.get("encoder_from") or "")[0]

@@ -167,7 +167,7 @@ def load_npz(path, part):
     if not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"there is no file {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
     with reading_npz(path) as file:
-        if missing := sorted({f"{kind}_{one}" for kind in "xy" for one in PARTS} - set(file)):
+        if missing := sorted({f"{kind}_{one}.npy" for kind in "xy" for one in PARTS} - set(file.zip.namelist())):
             raise InputError(f"{path!r} lacks {', '.join(missing)}; save x_train, y_train, x_test and y_test in it")
         headers = {one: array_header(file, f"x_{one}") for one in PARTS}
         labels = {one: np.asarray(file[f"y_{one}"]) for one in PARTS}  # numpy gives bytes for what is no array
@@ -199,17 +199,21 @@ def load_folder(path, part):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where pictures come from: whether it `fits` a DATA, its loader, and the augmentation that its pictures bear."""
+    """Where pictures come from: whether it `fits` a DATA, its loader, and what it makes of a recipe's augmentation."""
 
     fits: Callable
     load: Callable
-    augmentation: dict | None = None  # None: that of the recipe. Flips and half turns change a digit's label
+    augmentation: Callable = lambda recipe_s: recipe_s
 
 
-DIGITS_AUGMENTATION = {"rotation": 10, "shift": 0.1, "shear": 0.2, "zoom": 0.1}
+def upright(augmentation):
+    """The augmentation with all that leaves a digit's label as it is: flips and large turns change it."""
+    return augmentation.model_copy(update={"rotation": min(augmentation.rotation, 10), "flip": False})
+
+
 SOURCES = (
     Source(lambda data: data is None, load_cifar10),
-    Source(lambda data: data == "digits", load_digits, DIGITS_AUGMENTATION),
+    Source(lambda data: data == "digits", load_digits, upright),
     Source(os.path.isdir, load_folder),
     Source(lambda data: True, load_npz),
 )
@@ -267,6 +271,7 @@ def read_pictures(paths):
 
 def with_progress(items, count, what):
     """The items, with a bar on a terminal while they are taken."""
+    tqdm.tqdm.monitor_interval = 0  # no thread that outlives the bar: beside one, TensorFlow's notes are shown
     return tqdm.tqdm(items, what, count, disable=None, leave=False, unit="")
 
 
@@ -408,7 +413,7 @@ def read_folder(path):
 def reading_npz(path):
     """An open .npz, whose arrays are read when they are asked for and never unpickled. Raises InputError."""
     what = f"{path!r} cannot be read as a .npz of plain arrays"
-    with reading(what, "save it anew with numpy.savez"), np.load(path) as file:
+    with reading(what, "save it anew with numpy.savez"), np.lib.npyio.NpzFile(path) as file:
         yield file
 
 

@@ -21,7 +21,7 @@ from common import Augmentation
 from data import source_of
 from util.backend import ops
 from util.cli import InputError
-from util.options import Part, knob_of, read_config, setting, with_config
+from util.options import Part, knob_of, merged, read_config, setting, with_config
 
 CHECKPOINTS = Path("checkpoints")
 IMAGES = Path("imgs")
@@ -134,6 +134,14 @@ class OptimizerConfig(Part):
         drop = ("module", "registered_name")
         return {key: one for key, one in value.items() if key not in drop} if isinstance(value, dict) else value
 
+    @pydantic.field_validator("config")
+    @classmethod
+    def text_as_the_name_alone(cls, config):
+        for key, value in config.items():
+            if isinstance(value, str) and key != "name":  # which Keras may find out only in the first step
+                raise ValueError(f"{key} is the text {value!r}, and Keras takes a number")
+        return config
+
 
 class Settings(Part):
     """What a training follows from, besides the code: a recipe's values, or those of CONFIG and the command line."""
@@ -169,7 +177,12 @@ class Settings(Part):
         "shuffle", "which images validate: shuffle (drawn anew for each fold, stratified), first or last"
     )
     val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1)
-    validate_every: int = setting(1, "epochs from one validation to the next; the last epoch is always validated", ge=1)
+    validate_every: int = setting(
+        1,
+        "epochs from one validation to the next; the last epoch is always validated (above 1, without patience and the "
+        "schedule plateau)",
+        ge=1,
+    )
     labelled: float = setting(
         1.0, "share of the training images that a classifier is trained on", knob="LABELLED", gt=0, le=1
     )
@@ -505,9 +518,7 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
     recipe, path = RECIPES[name], choice.config
     chosen = {"model": name, **chosen}
     base = recipe.settings.model_copy(update=chosen)
-    augmentation = source_of(choice.data).augmentation
-    if augmentation and base.augmentation != PLAIN:
-        base = base.model_copy(update={"augmentation": Augmentation(**augmentation)})
+    base = base.model_copy(update={"augmentation": source_of(choice.data).augmentation(base.augmentation)})
     config = read_config(path) if path else {}
     if on_demand:
         config = {key: config[key] for key in SHARED if key in config}
@@ -554,6 +565,15 @@ def require_settings(settings):
             f"muon_rate_factor = {settings.muon_rate_factor:g} takes the optimizer SGD with momentum: give that, or a "
             "muon_rate_factor of 0"
         )
+    if settings.validate_every > 1 and (settings.patience or settings.schedule == "plateau"):
+        raise InputError(
+            "patience and the schedule plateau judge every epoch, and with validate_every not every epoch is "
+            "validated: set patience to null and choose another schedule, or leave validate_every out"
+        )
+    if getattr(settings, "encoder", "tuned") != "tuned":
+        for key in ("encoder_rate_factor", "frozen_share"):
+            if getattr(settings, key) != ClassifierSettings.model_fields[key].default:
+                raise InputError(f"{key} is about fine-tuning: add ENCODER=tuned, or leave it out")
 
 
 def share_of_length(share, batch_size, epochs):
@@ -633,10 +653,17 @@ def flat(key, value):
     return [pair for name, one in value.items() for pair in flat(f"{key}.{name}", one)]
 
 
+def completed(settings):
+    """The settings of a record; where it is older than a setting, with that setting's default."""
+    row = RECIPES.get(settings.get("model"))  # the network may be gone
+    return merged(type(row.settings)(augmentation=PLAIN).model_dump(), settings) if row else settings
+
+
 def differing_settings(first, second, form):
     """What differs between the settings of two trainings, as words: `form` puts (knob, first's, second's) into each."""
     first, second = (
-        dict(pair for key, value in settings.items() for pair in flat(key, value)) for settings in (first, second)
+        dict(pair for key, value in completed(settings).items() for pair in flat(key, value))
+        for settings in (first, second)
     )
     fields = {**Settings.model_fields, **ClassifierChoice.model_fields}
     knobs = {key: knob for key, field in fields.items() if (knob := knob_of(field))}

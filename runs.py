@@ -26,7 +26,7 @@ from recipes import (
 from util.backend import keras
 from util.cli import InputError, raise_what_was_heard
 from util.files import file_sha256, locked, read_arrays, reading, strict, sync, write_atomically, write_json
-from util.options import form, read_config
+from util.options import form, read_config, require_form
 
 
 def record_sha256(record):
@@ -93,6 +93,7 @@ class Run:
             "train it again with FORCE=1",
         ):
             record = json.loads(self.path(".json").read_text(encoding="utf-8"))
+            require_form(record, form(record_sha256=str, checkpoint_sha256=str))
             if record["record_sha256"] != record_sha256(record):
                 raise ValueError("the record does not match its own checksum")
             if record["checkpoint_sha256"] != file_sha256(self.checkpoint):
@@ -104,7 +105,8 @@ class Run:
 
         Also where it does not map pictures of shape `taken` to outputs of shape `given`.
         """
-        with reading(f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"):
+        what, remedy = f"{self.checkpoint} cannot be opened", "give a whole .keras file of Keras's own layers"
+        with reading(what, remedy, TypeError, KeyError, IndexError):  # as Keras raises them
             model = keras.saving.load_model(self.checkpoint, compile=False)
             if not getattr(model, "inputs", None):
                 raise ValueError("it holds no model, or one without a fixed input")
@@ -130,12 +132,12 @@ class Run:
         """What the state of an unfinished training holds, as (note, its groups of arrays). Raises InputError."""
         with reading(f"{self.state} is damaged", "FORCE=1 starts this training again"):
             arrays = read_arrays(self.state)
-            note = json.loads(arrays["note"].tobytes())
-            groups = [
-                [arrays[f"{name}{i}"] for i in range(note.get(name, 0))]
-                for name in ("weights", "best", "optimizer", "draws")
-            ]
-            return note, groups
+        note = json.loads(arrays["note"].tobytes())
+        groups = [
+            [arrays[f"{name}{i}"] for i in range(note.get(name, 0))]
+            for name in ("weights", "best", "optimizer", "draws")
+        ]
+        return note, groups
 
     def unfinished(self, settings, class_names):
         """The state of an unfinished training with these settings and classes, as read_state gives it, or None.
@@ -151,7 +153,7 @@ class Run:
                 if note["finished"] and self.read_record()["history"] == as_columns(note["history"]):
                     self.state.unlink()  # it is what the finished file came from
                     return None
-            if note["settings"] != settings:
+            if differing_settings(note["settings"], settings, "{}"):
                 return None
         what = f"the unfinished training {self.state}"
         require_same_settings(note["settings"], settings, what)

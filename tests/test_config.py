@@ -12,7 +12,6 @@ import pytest
 from conftest import ROOT
 
 import common
-import data
 import optimizers
 import recipes
 import train_ae_classifier
@@ -20,8 +19,8 @@ import train_autoencoder
 import train_cnn
 from common import Augmentation
 from optimizers import new_optimizer
-from recipes import PLAIN, RECIPES, OptimizerConfig, Settings
-from runs import Run
+from recipes import RECIPES, OptimizerConfig, Settings
+from runs import Run, require_one_study
 from util.cli import InputError
 
 HASHES = {"sha256", "kept_sha256", "train_sha256", "encoder_sha256"}
@@ -162,16 +161,13 @@ def test_published_records_are_of_every_kind_of_model():
     assert {recipes.model_of(record["settings"]["model"]) for record in PUBLISHED.values()} == set(recipes.MODELS)
 
 
-@pytest.mark.parametrize(
-    ("argv", "augmentation"),
-    [((), REFERENCE_RANGES), (("--data", "digits"), common.Augmentation(**data.DIGITS_AUGMENTATION))],
-    ids=["cifar10", "digits"],
-)
-def test_digits_are_turned_less_than_pictures_unless_told(of_file, resolve, argv, augmentation):
-    assert resolve("cnn", *argv).augmentation == augmentation
-    assert resolve("cnn_pool3", *argv).augmentation == PLAIN == Augmentation()  # has none
-    assert of_file("cnn", {"augmentation": REFERENCE_RANGES.model_dump()}, *argv).augmentation == REFERENCE_RANGES
-    assert not common.Augmentation(**data.DIGITS_AUGMENTATION).flip
+@pytest.mark.parametrize("name", RECIPES)
+def test_digits_are_augmented_as_pictures_but_for_flips_and_large_turns_unless_told(of_file, resolve, name):
+    of_pictures, digits = resolve(name).augmentation, ("--data", "digits")
+    assert of_pictures == RECIPES[name].settings.augmentation
+    turned = {"rotation": min(of_pictures.rotation, 10), "flip": False}
+    assert resolve(name, *digits).augmentation == of_pictures.model_copy(update=turned)
+    assert of_file(name, {"augmentation": REFERENCE_RANGES.model_dump()}, *digits).augmentation == REFERENCE_RANGES
 
 
 def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, workdir):
@@ -193,6 +189,24 @@ def test_a_run_repeats_from_its_record_and_an_edited_copy_is_a_new_run(npz, work
     said(train_cnn, f"{small} --arch pool3 --config edited.json --name sgd")
     settings = Run("small_cnn_pool3_sgd", 2).read_record()["settings"]
     assert (settings["optimizer"], settings["scale"], settings["batch_size"]) == ("sgd", 1 / 255, 50)
+
+
+def test_a_run_that_is_older_than_a_setting_was_trained_with_its_default(finished, workdir, monkeypatch):
+    run, record = Run("tiny", 1), finished.run.read_record()
+    now, names = record["settings"], record["data"]["class_names"]
+    augmentation = {key: value for key, value in now["augmentation"].items() if key != "cutout"}
+    old = {key: value for key, value in now.items() if key != "label_smoothing"} | {"augmentation": augmentation}
+    run.folder.mkdir()
+    run.checkpoint.touch()
+    run.state.touch()
+    monkeypatch.setattr(Run, "read_record", lambda _: {**record, "settings": old})
+    monkeypatch.setattr(Run, "read_state", lambda _: ({"finished": False, "settings": old}, []))
+    assert run.already_finished(now, names) and run.unfinished(now, names)
+    require_one_study({run: run.read_record(), Run("tiny", 2): record})
+    for changed in ({"label_smoothing": 0.5}, {"augmentation": {**augmentation, "cutout": 3}}):
+        with pytest.raises(InputError, match="there"):
+            run.already_finished({**now, **changed}, names)
+        assert run.unfinished({**now, **changed}, names) is None
 
 
 def test_a_classifier_has_the_encoder_of_its_autoencoder(npz, workdir):
@@ -297,6 +311,7 @@ REFUSED_OPTIMIZERS = [
     {"class_name": "SGD", "config": {"momentumm": 0.9}},
     {"class_name": "SGD", "config": {"momentum": 5}},
     {"class_name": "SGD", "config": {"momentum": "a"}},
+    {"class_name": "SGD", "config": {"weight_decay": "a"}},
 ]
 
 
@@ -368,6 +383,8 @@ SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
     [
         *(({"warmup": 0.1, "schedule": schedule}, "warmup") for schedule in (None, "plateau", 0.5)),
         *(({"muon_rate_factor": 0.1, "optimizer": one}, "momentum") for one in ("sgd", "adam", {"class_name": "SGD"})),
+        *(({"validate_every": 2, **one}, "validate_every") for one in ({"patience": 3}, {"schedule": "plateau"})),
+        *(({key: 0.1}, "ENCODER") for key in ("encoder_rate_factor", "frozen_share")),
         ({"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}}}, "learning_rate"),
         *(({"model": "cnn_elu"}, "cnn_elu"), ({"model": "resnet"}, "resnet")),
     ],
@@ -376,7 +393,7 @@ def test_what_does_not_go_together_is_refused(of_file, content, word):
     assert of_file("cnn", {"muon_rate_factor": 0.1, "optimizer": SGD}).muon_rate_factor == 0.1
     assert of_file("cnn", {"warmup": 0.1, "schedule": "linear"}).warmup == 0.1
     with pytest.raises(InputError, match=word):
-        of_file("cnn", content)
+        of_file("autoencoder_cls", content)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,8 @@ def test_copies_of_a_picture_on_both_sides_are_counted(tmp_path, capsys):
 
 def test_the_first_source_that_fits_is_taken_with_its_augmentation(monkeypatch, npz, resolved):
     images, labels, names = arrays(12)["x_train"], np.arange(12) % 3, ("a", "b", "c")
-    mine = data.Source(lambda name: name == "mine", lambda *_: (images, labels, names, "own"), {"rotation": 7})
+    turned = common.Augmentation(rotation=7)
+    mine = data.Source(lambda name: name == "mine", lambda *_: (images, labels, names, "own"), lambda _: turned)
     monkeypatch.setattr(data, "SOURCES", (mine, *data.SOURCES))
     for name, prefix in (("mine", "own"), (str(npz), "small"), ("digits", "digits")):  # the other rows still fit
         found = data.load_data(name)
@@ -212,11 +213,9 @@ def test_the_first_source_that_fits_is_taken_with_its_augmentation(monkeypatch, 
     def augmentation(name, row="cnn"):
         return resolved(*(("--data", name) if name else ()), row=row).settings.augmentation
 
-    assert augmentation("mine") == augmentation("mine", "cnn_elu") == common.Augmentation(rotation=7)
-    assert augmentation("digits") == common.Augmentation(**data.DIGITS_AUGMENTATION)
+    assert augmentation("mine") == augmentation("mine", "cnn_elu") == turned
+    assert augmentation("digits") == data.upright(augmentation(None))
     assert augmentation(None) == augmentation(str(npz)) == recipes.RECIPES["cnn"].settings.augmentation
-    for row in ("cnn_pool3", "autoencoder_cae"):  # which augment nothing
-        assert augmentation("mine", row) == common.Augmentation()
 
 
 # --- CIFAR-10 by way of Keras ---

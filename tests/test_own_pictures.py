@@ -326,7 +326,7 @@ def drawn(monkeypatch):
 
 def test_samples_are_a_picture_of_each_class_over_what_the_training_would_see(drawn):
     train = data.load_data("digits")
-    evaluate.plot_samples("a.png", train, common.Augmentation(**data.DIGITS_AUGMENTATION))
+    evaluate.plot_samples("a.png", train, data.upright(RECIPES["cnn"].settings.augmentation))
     evaluate.plot_samples("a.png", train, common.Augmentation())
     (_, title, rows, names), (_, plain, alone, _) = drawn
     firsts = [train.images[train.labels.tolist().index(number)] for number in range(10)]
