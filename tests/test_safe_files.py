@@ -239,9 +239,10 @@ def test_json_holds_null_for_what_is_no_number(tmp_path):
     assert found == {"a": [1.5, None], "b": {"c": None}, "d": [None]}
 
 
-def test_a_bug_while_a_file_is_read_is_a_traceback():
-    with pytest.raises(NameError), files.reading("it is damaged", "repeat"):
-        nothing_of_this_name  # noqa: B018, F821
+@pytest.mark.parametrize("error", [NameError, TypeError, KeyError, IndexError, AttributeError])
+def test_a_bug_while_a_file_is_read_is_a_traceback(error):
+    with pytest.raises(error), files.reading("it is damaged", "repeat"):
+        raise error
 
 
 # --- Locks ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, start, wait_until
 
-from util import hardware, plots
+from util import backend, cli, hardware, plots
 
 TRAIN = ["train_cnn.py", "--epochs", "2", "--precision", "float32", "--batch-size", "64", "--patience", "9"]
 
@@ -89,6 +89,31 @@ def test_the_same_weights_in_the_worst_of_surroundings(tmp_path, npz, plain):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_same_weights_in_hostile_surroundings(tmp_path, npz, plain, name):
     require_same(trained(tmp_path / "here", npz, **HOSTILE[name](tmp_path)), plain)
+
+
+def python(code, **environment):
+    """The finished process of a line of Python that is run in the project's folder, in these surroundings."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def test_an_older_keras_that_goes_before_is_named_with_its_place(tmp_path):
+    package = tmp_path / "site/keras/__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("__version__ = '3.6.0'")
+    code = "from util import backend, cli; cli.run(lambda: backend.keras.layers)"
+    result = python(code, PYTHONPATH=str(tmp_path / "site"))
+    assert result.returncode == 2 and str(package.parent) in result.stderr and "3.6.0" in result.stderr
+    assert f"keras>={backend.KERAS[0]}.{backend.KERAS[1]}" in (ROOT / "requirements.txt").read_text()
+
+
+def test_a_script_draws_without_the_notebook_s_backend_and_an_import_leaves_it(monkeypatch):
+    theirs = "module://matplotlib_inline.backend_inline"
+    code = "import os, data; print(os.environ['MPLBACKEND'])"
+    assert python(code, MPLBACKEND=theirs).stdout.strip() == theirs
+    monkeypatch.setenv("MPLBACKEND", theirs)
+    cli.run(lambda: None)
+    assert os.environ["MPLBACKEND"] == "Agg"
 
 
 # --- Provenance ---

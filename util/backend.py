@@ -8,6 +8,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from util.cli import InputError
+
 # These would change what is computed: without them, everybody has the defaults that the published figures have.
 for variable in (
     "KERAS_MAX_EPOCHS",
@@ -19,7 +21,6 @@ for variable in (
 ):
     os.environ.pop(variable, None)
 os.environ["KERAS_NNX_ENABLED"] = "false"  # true in keras.json would need a further package
-os.environ["MPLBACKEND"] = "Agg"  # Keras imports matplotlib, which fails with the backend that a notebook sets
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX takes GPU memory as needed: folds share it
 
@@ -35,9 +36,12 @@ class Later:
         self._name = name
 
     def __getattr__(self, attribute):
-        if self._name.partition(".")[0] not in sys.modules:
+        package = self._name.partition(".")[0]
+        if package not in sys.modules:
             with without_notes():
                 importlib.import_module(self._name)
+            if package == "keras":
+                require_new_enough(sys.modules["keras"])
         return getattr(importlib.import_module(self._name), attribute)
 
 
@@ -62,6 +66,18 @@ def without_notes():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+KERAS = (3, 15)  # as in requirements.txt
+
+
+def require_new_enough(keras):
+    """Raise InputError where Keras is an older one, which a cluster's PYTHONPATH may put before ours."""
+    if tuple(map(int, keras.__version__.split(".")[:2])) < KERAS:
+        raise InputError(
+            f"Keras {keras.__version__} comes from {Path(keras.__file__).parent}, and {'.'.join(map(str, KERAS))} is "
+            "needed: take that folder off PYTHONPATH, or install requirements.txt there"
+        )
 
 
 keras, layers, ops = Later("keras"), Later("keras.layers"), Later("keras.ops")

@@ -53,6 +53,7 @@ def run(main):
     Errors that nobody foresaw show their traceback.
     """
     script = os.path.basename(sys.argv[0])
+    os.environ["MPLBACKEND"] = "Agg"  # Keras imports matplotlib, which fails without the backend that a notebook names
     try:
         with terminate_politely():
             main()

@@ -20,9 +20,9 @@ from util.cli import InputError, RunFailed
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
-# What a damaged or foreign file makes zipfile, numpy, json, h5py, Pillow and Keras raise; a NameError, say, is a bug.
-DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError, OverflowError)
-DAMAGE += (MemoryError, zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, tokenize.TokenError)
+# What a damaged or foreign file makes zipfile, numpy, json and Pillow raise. A TypeError or a KeyError, say, is a bug.
+DAMAGE = (OSError, EOFError, ValueError, RuntimeError, OverflowError, MemoryError, SyntaxError)
+DAMAGE += (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
 
 
 def first_line(error):
@@ -31,11 +31,14 @@ def first_line(error):
 
 
 @contextlib.contextmanager
-def reading(what, remedy):
-    """While a file is read: an error that a damaged file can cause becomes an InputError, `what` (reason): `remedy`."""
+def reading(what, remedy, *more):
+    """While a file is read: an error that a damaged file can cause becomes an InputError, `what` (reason): `remedy`.
+
+    `more` are kinds of errors that only this file's reader raises.
+    """
     try:
         yield
-    except DAMAGE as error:
+    except (*DAMAGE, *more) as error:
         raise InputError(f"{what} ({textwrap.shorten(first_line(error), 200, placeholder=' ...')}): {remedy}") from None
 
 
