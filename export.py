@@ -4,7 +4,6 @@ Each file is read again by that format's own runtime, and is kept only if it giv
 pictures as they are, 0 to 255, in float32.
 """
 
-import contextlib
 import importlib.util
 import os
 import shlex
@@ -35,8 +34,12 @@ def by_saved_model(path, pictures):
 
 
 def by_onnxruntime(path, pictures):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: pictures})[0]
+    kinds = onnxruntime.capi.onnxruntime_pybind11_state
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return session.run(None, {session.get_inputs()[0].name: pictures})[0]
+    except (kinds.InvalidProtobuf, kinds.InvalidGraph, kinds.InvalidArgument, kinds.Fail) as error:  # of a foreign file
+        raise ValueError(error) from None
 
 
 def by_interpreter(path, pictures):
@@ -78,12 +81,13 @@ def main(argv=None):
         model, path = run.load_model(IMAGE_SHAPE, given), run.path(suffix)
         with tempfile.TemporaryDirectory(prefix=f".{run.stem}.", dir=CHECKPOINTS) as folder:
             there, part = path.exists(), Path(folder, path.name)
+            expected = run.predict(model, pictures)  # before the export: Keras exports to ONNX only what was called
+            remedy = "remove it and repeat" if there else "it is not kept; try another FORMAT"
             if not there:
                 model.export(part, options.format, verbose=False)
-            with reading(f"{path} cannot be read", "remove it and repeat") if there else contextlib.nullcontext():
+            with reading(f"{path} cannot be read", remedy):
                 found = outputs(path if there else part, pictures)
-            if not np.allclose(found, run.predict(model, pictures), atol=1e-5):
-                remedy = "remove it and repeat" if there else "it is not kept; try another FORMAT"
+            if not np.allclose(found, expected, atol=1e-5):
                 raise RunFailed(f"{path} does not give the outputs of {run.checkpoint}: {remedy}")
             if not there:
                 os.rename(part, path)

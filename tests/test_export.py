@@ -61,15 +61,18 @@ def by_tflite(path, pictures):
 READERS = {"tf_saved_model": by_saved_model, "onnx": by_onnx, "litert": by_tflite}
 
 
+def require_packages(format_):
+    if lacking := [name for name in export.FORMATS[format_][2] if not importlib.util.find_spec(name)]:
+        pytest.skip(f"{', '.join(lacking)} not installed")
+
+
 STEMS = {CNN: ["small_cnn_fold1", "small_cnn_fold2"], AUTOENCODER: ["small_autoencoder_noaug"]}
 
 
 @pytest.mark.parametrize(("format_", "words"), [*((one, CNN) for one in READERS), ("litert", AUTOENCODER)])
 def test_an_exported_file_gives_keras_s_outputs_for_pictures_as_they_are(study, format_, words):
-    stems = STEMS[words]
-    suffix, _, packages = export.FORMATS[format_]
-    if lacking := [name for name in packages if not importlib.util.find_spec(name)]:
-        pytest.skip(f"{', '.join(lacking)} not installed")
+    require_packages(format_)
+    stems, suffix = STEMS[words], export.FORMATS[format_][0]
     before = contents()
     export.main([*words, f"--format={format_}"])
     for count in (1, 7):
@@ -85,13 +88,23 @@ def test_an_exported_file_gives_keras_s_outputs_for_pictures_as_they_are(study, 
     assert contents() == after
 
 
-def test_what_is_there_and_is_another_is_refused(study):
-    path = Path("checkpoints/small_cnn_fold2.tflite")
-    export.main([*CNN, "--format=litert"])
-    shutil.copy("checkpoints/small_cnn_fold1.tflite", path)
-    refuse(*CNN, "--format=litert", error=RunFailed, match=path.name)
+@pytest.mark.parametrize("format_", ["onnx", "litert"])
+def test_what_is_there_and_is_another_is_refused(study, format_):
+    require_packages(format_)
+    path = Path(f"checkpoints/small_cnn_fold2{export.FORMATS[format_][0]}")
+    export.main([*CNN, f"--format={format_}"])
+    shutil.copy(path.with_stem("small_cnn_fold1"), path)
+    refuse(*CNN, f"--format={format_}", error=RunFailed, match=path.name)
     path.write_text("no model")
-    refuse(*CNN, "--format=litert", match=path.name)
+    refuse(*CNN, f"--format={format_}", match=path.name)
+
+
+def test_an_export_that_its_runtime_cannot_use_is_not_kept(study, monkeypatch):
+    def lacking(path, pictures):
+        raise RuntimeError("this interpreter lacks an operation")  # as LiteRT does
+
+    monkeypatch.setitem(export.FORMATS, "litert", (".tflite", lacking, ()))
+    refuse(*CNN, "--format=litert", match="lacks")
 
 
 @pytest.mark.parametrize("format_", ["tf_saved_model", "litert"])
