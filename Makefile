@@ -153,11 +153,11 @@ clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
 	rm -rf $(foreach place,checkpoints/ checkpoints/. imgs/ imgs/.,$(place)digits_*_demo_* $(place)digits_*_demo.*)
 clean-runs: clean  ## Delete all other runs in checkpoints/ as well
-	find checkpoints -mindepth 1 ! -name .gitkeep -delete
+	find checkpoints/ -mindepth 1 ! -name .gitkeep -delete
 
 help:
 	@echo 'Targets:'
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
-	@echo 'Knobs, as in make ae_cls NOAUG=1 EPOCHS=20 or make -j2 cnn FOLDS="1 2":'
+	@echo 'Knobs, as in make ae_cls NOAUG=1 EPOCHS=20 or make -j2 cnn FOLDS="1 2"; the defaults are those of make cnn:'
 	@awk -F ' *[|] *' '/<!-- knobs -->/, /<!-- .knobs -->/ { gsub("`", ""); if ($$2 ~ /^[A-Z_]+$$/) \
 	printf "  %-13s %s\n", $$2, $$4 ($$3 == "" ? "" : " (default: " $$3 ")") }' README.md docs/*.md

@@ -2,8 +2,9 @@
 
 The encoder's first two blocks (with --modified or --arch: the whole encoder) take the weights of a pretrained
 autoencoder, or of the run that --from names, and are frozen, unless --encoder says otherwise. Writes
-checkpoints/autoencoder_cls[_<arch>]_fold<k>.keras, with --modified mod_autoencoder_cls_..., and its record; goes on
-where an interrupted training stopped. `make ae_cls` trains the autoencoder first where one is needed and there is none.
+checkpoints/[<data>_]autoencoder_cls[_<arch>][_<encoder>][_noaug][_original][_<name>]_fold<k>.keras (with --modified
+mod_autoencoder_cls...) and its record; goes on where an interrupted training stopped. `make ae_cls` trains the
+autoencoder first where one is needed and there is none.
 """
 
 from common import end_of_block, finished_model, freeze, prepare_fold, take_weights

@@ -1,7 +1,7 @@
 """Train the autoencoder on the imbalanced data, unbalanced, without labels (the training images of fold 1).
 
-Writes checkpoints/autoencoder.keras (autoencoder_noaug.keras with --noaug) and its record; goes on where an interrupted
-training stopped.
+Writes checkpoints/[<data>_]autoencoder[_<arch>][_noaug][_original][_<name>].keras and its record; goes on where an
+interrupted training stopped.
 """
 
 from common import prepare_fold

@@ -1,6 +1,7 @@
 """Train a CNN on one fold of the imbalanced data, or with --arch another network on the data that its recipe names.
 
-Writes checkpoints/cnn[_<arch>]_fold<k>.keras and its record; goes on where an interrupted training stopped.
+Writes checkpoints/[<data>_]cnn[_<arch>][_<name>]_fold<k>.keras and its record; goes on where an interrupted training
+stopped.
 """
 
 from common import prepare_fold

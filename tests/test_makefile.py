@@ -378,3 +378,10 @@ def test_clean(project):
     assert left() == {*kept, *runs}
     project.make("clean-runs")
     assert left() == {*kept}
+
+
+def test_clean_runs_deletes_what_a_linked_folder_holds(project, tmp_path):
+    executable(tmp_path / "large disk/cnn_fold1.keras", "")
+    (project.folder / "checkpoints").symlink_to(tmp_path / "large disk")
+    project.make("clean-runs")
+    assert (project.folder / "checkpoints").is_dir() and not list((tmp_path / "large disk").iterdir())
