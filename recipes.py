@@ -177,12 +177,7 @@ class Settings(Part):
         "shuffle", "which images validate: shuffle (drawn anew for each fold, stratified), first or last"
     )
     val: float = setting(0.15, "share of the images held out for validation", knob="VAL", gt=0, lt=1)
-    validate_every: int = setting(
-        1,
-        "epochs from one validation to the next; the last epoch is always validated (above 1, without patience and the "
-        "schedule plateau)",
-        ge=1,
-    )
+    validate_every: int = setting(1, "epochs from one validation to the next; the last epoch is always validated", ge=1)
     labelled: float = setting(
         1.0, "share of the training images that a classifier is trained on", knob="LABELLED", gt=0, le=1
     )
@@ -570,10 +565,10 @@ def require_settings(settings):
             "patience and the schedule plateau judge every epoch, and with validate_every not every epoch is "
             "validated: set patience to null and choose another schedule, or leave validate_every out"
         )
-    if getattr(settings, "encoder", "tuned") != "tuned":
-        for key in ("encoder_rate_factor", "frozen_share"):
+    if (encoder := getattr(settings, "encoder", "tuned")) != "tuned":
+        for key in ("encoder_rate_factor", "frozen_share", *["encoder_blocks"] * (encoder == "scratch")):
             if getattr(settings, key) != ClassifierSettings.model_fields[key].default:
-                raise InputError(f"{key} is about fine-tuning: add ENCODER=tuned, or leave it out")
+                raise InputError(f"{key} changes nothing with ENCODER={encoder}: add ENCODER=tuned, or leave it out")
 
 
 def share_of_length(share, batch_size, epochs):

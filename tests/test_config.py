@@ -396,6 +396,12 @@ def test_what_does_not_go_together_is_refused(of_file, content, word):
         of_file("autoencoder_cls", content)
 
 
+def test_blocks_to_take_are_refused_where_nothing_is_taken():
+    scratch = {"encoder": "scratch", "encoder_blocks": 1}
+    with pytest.raises(InputError, match="encoder_blocks"):
+        recipes.require_settings(RECIPES["autoencoder_cls"].settings.model_copy(update=scratch))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [  # row, what the file holds, what is said after its name
