@@ -148,7 +148,8 @@ def read_reports():
     paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
     for _, path in sorted({path.name: path for path in paths}.items()):
         try:
-            with reading(f"{path} is not as evaluate.py writes it", "evaluate that run again"):
+            said = f"{path} is not as evaluate.py writes it", "evaluate that run again"
+            with reading(*said, TypeError, KeyError, IndexError):  # of JSON of another form: a report has no checksum
                 report = json.loads(path.read_text(encoding="utf-8"))
                 records = [fold["record"] for fold in report["folds"].values()]
                 known |= {record["checkpoint_sha256"]: learnt(record) for record in records}
