@@ -167,7 +167,8 @@ def load_npz(path, part):
     if not os.path.isfile(path):  # a pipe would be waited for
         raise InputError(f"there is no file {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
     with reading_npz(path) as file:
-        if missing := sorted({f"{kind}_{one}.npy" for kind in "xy" for one in PARTS} - set(file.zip.namelist())):
+        arrays = {name.removesuffix(".npy") for name in file.zip.namelist() if name.endswith(".npy")}
+        if missing := sorted({f"{kind}_{one}" for kind in "xy" for one in PARTS} - arrays):
             raise InputError(f"{path!r} lacks {', '.join(missing)}; save x_train, y_train, x_test and y_test in it")
         headers = {one: array_header(file, f"x_{one}") for one in PARTS}
         labels = {one: np.asarray(file[f"y_{one}"]) for one in PARTS}  # numpy gives bytes for what is no array
@@ -203,7 +204,7 @@ class Source:
 
     fits: Callable
     load: Callable
-    augmentation: Callable = lambda recipe_s: recipe_s
+    augmentation: Callable = lambda augmentation: augmentation
 
 
 def upright(augmentation):
