@@ -1,12 +1,12 @@
 """export.py on small networks: each format's own runtime gives Keras's outputs, or nothing is kept."""
 
 import hashlib
-import importlib.util
 import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow
 
@@ -43,7 +43,7 @@ def by_saved_model(path, pictures):
 
 
 def by_onnx(path, pictures):
-    session = pytest.importorskip("onnxruntime").InferenceSession(f"{path}.onnx")
+    session = onnxruntime.InferenceSession(f"{path}.onnx")
     assert [one.type for one in session.get_inputs()] == ["tensor(float)"]
     return session.run(None, {session.get_inputs()[0].name: pictures})[0]
 
@@ -61,17 +61,11 @@ def by_tflite(path, pictures):
 READERS = {"tf_saved_model": by_saved_model, "onnx": by_onnx, "litert": by_tflite}
 
 
-def require_packages(format_):
-    if lacking := [name for name in export.FORMATS[format_][2] if not importlib.util.find_spec(name)]:
-        pytest.skip(f"{', '.join(lacking)} not installed")
-
-
 STEMS = {CNN: ["small_cnn_fold1", "small_cnn_fold2"], AUTOENCODER: ["small_autoencoder_noaug"]}
 
 
 @pytest.mark.parametrize(("format_", "words"), [*((one, CNN) for one in READERS), ("litert", AUTOENCODER)])
 def test_an_exported_file_gives_keras_s_outputs_for_pictures_as_they_are(study, format_, words):
-    require_packages(format_)
     stems, suffix = STEMS[words], export.FORMATS[format_][0]
     before = contents()
     export.main([*words, f"--format={format_}"])
@@ -90,7 +84,6 @@ def test_an_exported_file_gives_keras_s_outputs_for_pictures_as_they_are(study, 
 
 @pytest.mark.parametrize("format_", ["onnx", "litert"])
 def test_what_is_there_and_is_another_is_refused(study, format_):
-    require_packages(format_)
     path = Path(f"checkpoints/small_cnn_fold2{export.FORMATS[format_][0]}")
     export.main([*CNN, f"--format={format_}"])
     shutil.copy(path.with_stem("small_cnn_fold1"), path)
@@ -120,5 +113,5 @@ def test_what_cannot_be_exported_is_refused(study, monkeypatch):
     refuse("--model=cnn", match="make cnn")
     refuse(*CNN, "--format=tar", match="--format")
     assert export.os.environ["CUDA_VISIBLE_DEVICES"] == "-1"  # a GPU's products, of ten bits, would be too far off
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     refuse(*CNN, "--format=onnx", match="pip install onnx onnxruntime tf2onnx")
