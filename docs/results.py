@@ -193,19 +193,20 @@ class Arm(NamedTuple):
 
 
 def arms():
-    """The arms of the fair test, and whether their intervals are over folds, which takes three folds of all of them."""
-    found, compared = {}, {run: row for (run, _), row in comparisons("comparison_fair").items()}
-    over_folds = all(row["t_test"] for row in compared.values())
+    """The arms of the fair test, and 'folds' or 'test images': intervals are over folds where all arms have three."""
+    compared = {run: row for (run, _), row in comparisons("comparison_fair").items()}
+    over = "folds" if all(row["t_test"] for row in compared.values()) else "test images"
+    tries = {}  # {(source, encoder): {factor: try}}
     for one in published("fair/tries"):
-        found.setdefault((one["from"], one["encoder"]), {})[one["factor"]] = one
-    arms = []
-    for source, encoder in sorted(found, key=lambda arm: (list(SOURCES).index(arm[0]), list(THEN).index(arm[1]))):
-        tried = {factor: one["val_accuracy"] for factor, one in found[source, encoder].items()}
+        tries.setdefault((one["from"], one["encoder"]), {})[one["factor"]] = one
+    found = []
+    for source, encoder in sorted(tries, key=lambda arm: (list(SOURCES).index(arm[0]), list(THEN).index(arm[1]))):
+        tried = {factor: one["val_accuracy"] for factor, one in tries[source, encoder].items()}
         chosen = max(tried, key=tried.get)
-        run = found[source, encoder][chosen]["run"]
-        difference = tested(compared[run], "t_test" if over_folds else "bootstrap") if source else ""
-        arms.append(Arm(source, encoder, tried, chosen, Run(f"fair/{run}"), difference))
-    return arms, over_folds
+        run = tries[source, encoder][chosen]["run"]
+        difference = tested(compared[run], "t_test" if over == "folds" else "bootstrap") if source else ""
+        found.append(Arm(source, encoder, tried, chosen, Run(f"fair/{run}"), difference))
+    return found, over
 
 
 def answer_few():
@@ -219,23 +220,21 @@ def answer_few():
 
 def fair():
     """The tries of each arm on validation images, the one that was chosen, and what it gives on test images."""
-    found, over_folds = arms()
+    found, over = arms()
 
-    def tried(factor):
-        def cell(arm):
-            shown = figure(arm.tried[factor], 4) if factor in arm.tried else ""
-            return f"**{shown}**" if factor == arm.chosen else shown
-
-        return cell
+    def tried(arm, factor):
+        shown = figure(arm.tried[factor], 4) if factor in arm.tried else ""
+        return f"**{shown}**" if factor == arm.chosen else shown
 
     factors = sorted({factor for arm in found for factor in arm.tried}, reverse=True)
+    rates = {f"rate x {f'{one:g}'.removeprefix('0')}": lambda arm, one=one: tried(arm, one) for one in factors}
     columns = {
         "first two blocks from": lambda arm: SOURCES[arm.source],
         "then": lambda arm: THEN[arm.encoder],
-        **{f"rate x {f'{factor:g}'.removeprefix('0')}": tried(factor) for factor in factors},
+        **rates,
         "test accuracy": lambda arm: accuracy(arm.run),
         "folds": lambda arm: folds(arm.run),
-        f"minus scratch, in points (95 % over {'folds' if over_folds else 'test images'})": lambda arm: arm.difference,
+        f"minus scratch, in points (95 % over {over})": lambda arm: arm.difference,
     }
     return table_of(found, columns)
 

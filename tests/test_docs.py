@@ -131,7 +131,7 @@ def test_trainings_with_few_labels_have_the_length_that_was_chosen():
 
 @pytest.mark.parametrize("folds", [2, 3])
 def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
-    """Tables of three arms, of which one has no report yet at its lower rate, and a fourth source has no tries."""
+    """Three arms, each tried at other rates; two sources are tried frozen or fine-tuned only, the others not at all."""
     tries = [
         {"from": None, "encoder": "scratch", "factor": 1.0, "val_accuracy": 0.6, "run": "plain"},
         {"from": "masked", "encoder": "tuned", "factor": 3.0, "val_accuracy": 0.7, "run": "masked-r3"},
