@@ -110,9 +110,13 @@ def test_every_table_has_its_place():
         assert sum(f"<!-- {name} -->\n" in text for text in TEXTS.values()) == 1, name
 
 
+def record_of(path):
+    return results.Run(path).record
+
+
 def test_trainings_of_both_precisions_differ_in_nothing_else():
     for seed in range(3):
-        pair = [results.record_of(f"precision/cnn_{kind}-seed{seed}") for kind in ("float32", "bfloat16")]
+        pair = [record_of(f"precision/cnn_{kind}-seed{seed}") for kind in ("float32", "bfloat16")]
         assert [record["settings"].pop("precision") for record in pair] == ["float32", "mixed_bfloat16"]
         assert pair[0]["settings"] == pair[1]["settings"] and pair[0]["commit"] == pair[1]["commit"]
 
@@ -120,6 +124,47 @@ def test_trainings_of_both_precisions_differ_in_nothing_else():
 def test_trainings_with_few_labels_have_the_length_that_was_chosen():
     for point in results.published("curve")["points"]:
         if point["labelled"] < 1:
-            settings = results.record_of(f"curve/{point['run']}")["settings"]
+            settings = record_of(f"curve/{point['run']}")["settings"]
             chosen = recipes.share_of_length(point["labelled"], 1000, 18)
             assert (settings["batch_size"], settings["epochs"]) == chosen
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
+    """Three arms, each tried at other rates; two sources are tried frozen or fine-tuned only, the others not at all."""
+    tries = [
+        {"from": None, "encoder": "scratch", "factor": 1.0, "val_accuracy": 0.6, "run": "plain"},
+        {"from": "masked", "encoder": "tuned", "factor": 3.0, "val_accuracy": 0.7, "run": "masked-r3"},
+        {"from": "masked", "encoder": "tuned", "factor": 0.01, "val_accuracy": 0.65, "run": "masked-r001"},
+        {"from": "turns", "encoder": "frozen", "factor": 1.0, "val_accuracy": 0.5, "run": "turns-r1"},
+    ]
+    over_images, over_folds = {"low": 0.01, "high": 0.03}, {"low": -0.01, "high": 0.05}
+    row = {"baseline": "plain", "mean": 0.02, "bootstrap": over_images, "t_test": over_folds if folds > 2 else None}
+    report = {
+        "summary": {"accuracy": {"mean": 0.61, "std": 0.01}},
+        "folds": {str(number + 1): {"record": {}} for number in range(folds)},
+    }
+    published = {
+        "fair/tries": tries,
+        "comparison_fair": {"comparisons": [{**row, "run": run} for run in ("masked-r3", "turns-r1")]},
+        **{f"fair/{run}_report": report for run in ("plain", "masked-r3", "turns-r1")},
+    }
+    monkeypatch.setattr(results, "published", published.get)
+
+    def cells(text):
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+    difference = "+2.0 (-1.0 to +5.0)" if folds > 2 else "+2.0 (+1.0 to +3.0)"
+    (titles, _, *rows), scores = cells(results.fair()), [".610 ± .010", str(folds)]
+    assert titles[2:5] == ["rate x 3", "rate x 1", "rate x .01"] and ("over folds" in titles[-1]) == (folds > 2)
+    assert [row[1:] for row in rows] == [
+        ["", "", "**.6000**", "", *scores, ""],
+        ["frozen", "", "**.5000**", "", *scores, difference],
+        ["fine-tuned", "**.7000**", "", ".6500", *scores, difference],
+    ]
+    few = {row[0]: row[1:] for row in cells(results.answer_few())[2:]}
+    assert few == {
+        results.SOURCES[None]: [scores[0], scores[0]],
+        results.SOURCES["turns"]: [f"{scores[0]}, {difference}", ""],
+        results.SOURCES["masked"]: ["", f"{scores[0]}, {difference}"],
+    }
