@@ -234,7 +234,7 @@ def test_a_model_of_another_shape_or_with_numbers_that_are_not_finite_is_refused
 
 @pytest.mark.parametrize(
     "words",
-    ["--batch-size 1000 --keep 2 --reduced 0,1 --val 0.5", "--fold 1000 --seed 4294967295 --reduced 1 --learning-rate 0"],
+    ["--batch-size 1000 --keep 2 --reduced 0,1 --val 0.5", "--fold 1000 --seed 4294967295 --reduced 1 --val 0.2"],
 )
 def test_extremes_work_whatever_things_are_called_and_damaged_predictions_are_replaced(words, workdir, tiny_recipes):
     """Two classes of eight pictures, whose names have what shells, Python and TeX make use of."""

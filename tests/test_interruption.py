@@ -59,8 +59,6 @@ def finish(folder, kind):
         process.kill()
 
 
-
-
 @pytest.fixture(scope="module")
 def run_through(tmp_path_factory):
     """run_through(kind): the folder of that training without interruption."""

@@ -287,6 +287,15 @@ def test_force_may_be_stopped_while_it_replaces_the_older_one(copy, fold, moment
     assert not copy.state.exists()
 
 
+@pytest.mark.parametrize("age", [0, 2e9])  # older and newer than the finished file
+def test_content_decides_whether_a_state_beside_a_finished_file_is_spent(copy, finished, fold, no_fit, age):
+    settings = finished.run.read_record()["settings"]
+    for epoch in (4, 2):
+        shutil.copy(finished.states / str(epoch), copy.state)
+        os.utime(copy.state, (age, age))
+        assert bool(copy.unfinished(settings, fold.class_names)) == copy.state.exists() == (epoch == 2)
+
+
 def test_force_that_comes_to_nothing_leaves_what_is_finished(copy, finished, fold):
     def refuse(model):
         raise InputError("the autoencoder's layer cannot be taken")
@@ -295,8 +304,6 @@ def test_force_that_comes_to_nothing_leaves_what_is_finished(copy, finished, fol
     with pytest.raises(InputError, match="taken"):
         training.train(finished.recipe, copy, fold, force=True, prepare=refuse)
     assert contents(copy.folder) == before
-    with pytest.raises(RunFailed):
+    with pytest.raises(RunFailed, match=r"1e\+30"):  # a loss that is not finite
         training.train(tiny_recipe(learning_rate=1e30), copy, fold, force=True)
     assert contents(copy.folder).items() >= before.items()
-
-

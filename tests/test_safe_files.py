@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import tempfile
-import threading
 from pathlib import Path
 
 import filelock
@@ -24,7 +23,7 @@ import resume
 import runs
 import train_cnn
 from util import cli, files
-from util.cli import InputError, RunFailed
+from util.cli import InputError
 
 STEM = "small_cnn_fold1"
 
@@ -172,32 +171,14 @@ def test_a_bug_while_a_file_is_read_or_written_is_a_traceback(error, tmp_path):
 
 
 # --- Locks ----------------------------------------------------------------------------------------------------------
-# A lock belongs to an open file, so two threads stand for two processes.
 
 
-def test_a_run_in_training_is_refused_to_a_second_process_and_others_wait(tmp_path, capsys):
-    run, order = runs.Run("tiny", 1, tmp_path), []
-
-    def second(wait):
-        try:
-            with run.lock(wait):
-                order.append("waited")
-        except InputError:
-            order.append("refused")
-
-    with run.lock():
-        thread = threading.Thread(target=second, args=[False])
-        thread.start()
-        thread.join(10)
+def test_a_run_in_training_is_refused_and_others_are_not(tmp_path):
+    with runs.Run("tiny", 1, tmp_path).lock():
+        with pytest.raises(InputError, match="another process"), runs.Run("tiny", 1, tmp_path).lock():
+            pass
         with runs.Run("tiny", 2, tmp_path).lock(), runs.Run("tiny", 1, tmp_path / "other").lock():
             pass
-        thread = threading.Thread(target=second, args=[True])
-        thread.start()
-        thread.join(0.3)
-        assert thread.is_alive() and "waiting" in capsys.readouterr().out
-        order.append("trained")
-    thread.join(10)
-    assert order == ["refused", "trained", "waited"]
 
 
 @pytest.mark.parametrize("locks", [True, False])
