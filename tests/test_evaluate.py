@@ -171,6 +171,7 @@ def test_the_summary_is_mean_and_sample_standard_deviation_over_folds(study):
         assert re.search(rf"^{title} +{mean:.4f} ± {std:.4f}$", text, re.MULTILINE)
     alone = report(TURNS)
     assert alone["summary"]["accuracy"]["std"] is None and "ensemble" not in alone  # of one fold
+    assert "views" not in alone["folds"]["1"]
 
 
 def test_of_task_turns_the_pictures_are_turned_and_the_turns_are_told(study):

@@ -186,8 +186,10 @@ def test_penalties_are_those_of_their_formulas(precision):
 
 
 def convolutions(names, filters=4):
-    parts = [layers.Conv2D(filters, 3, padding="same", name=name) for name in names]
-    return keras.Sequential([keras.Input((8, 8, 3)), *parts])
+    x = image = keras.Input((8, 8, 3))
+    for name in names:
+        x = layers.Conv2D(filters, 3, padding="same", name=name)(x)
+    return keras.Model(image, x)
 
 
 def test_layers_are_taken_and_frozen_by_name_up_to_the_last():
