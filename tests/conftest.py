@@ -47,11 +47,11 @@ def make(folder, *arguments, python=sys.executable, timeout=60, **environment):
     )
 
 
-def copy_project(folder, *names):
-    """Copy these files of the project, by default all that make needs to train and evaluate, into a new folder."""
+def copy_project(folder):
+    """Copy all that make needs to train and evaluate into a new folder."""
     folder.mkdir()
-    for name in names or ("Makefile", *(path.name for path in ROOT.glob("*.py"))):
-        shutil.copy(ROOT / name, folder)
+    for path in (ROOT / "Makefile", *ROOT.glob("*.py")):
+        shutil.copy(path, folder)
     shutil.copytree(ROOT / "util", folder / "util", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

@@ -21,31 +21,28 @@ def numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-def layer_with(augmentation, key=1, step=0):
+def layer_with(augmentation, step=0):
     layer = training_model.Augment(augmentation)
-    layer.seed_generator.state.assign([key, step])
+    layer.seed_generator.state.assign([1, step])
     return layer
 
 
-def drawn_parameters(augmentation, count, key=1, step=0):
-    """The parameters that `layer_with(augmentation, key, step)` draws for `count` pictures, as float64 columns."""
-    seed = keras.random.SeedGenerator(0)
-    seed.state.assign([key, step])
-    uniform = keras.random.uniform((count, 7), seed=seed)
+def drawn_parameters(augmentation, count):
+    """The parameters that `layer_with(augmentation)` draws for `count` pictures, as float64 columns."""
+    uniform = keras.random.uniform((count, 7), seed=layer_with(augmentation).seed_generator)
     columns = common.affine_parameters(uniform, augmentation)
     return np.stack([numpy(column) for column in columns], axis=1).astype(np.float64)
 
 
-def reference_matrix(angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip, height=SIZE, width=SIZE):
+def reference_matrix(angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip):
     """Keras's ImageDataGenerator: (row, column, 1) of the output -> of the input, 3 x 3 matrices in its order."""
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    shift = np.array([[1, 0, shift_y * height], [0, 1, shift_x * width], [0, 0, 1]])
+    shift = np.array([[1, 0, shift_y * SIZE], [0, 1, shift_x * SIZE], [0, 0, 1]])
     sheared = np.array([[1, -math.sin(shear), 0], [0, math.cos(shear), 0], [0, 0, 1]])
     zoom = np.diag([zoom_y, zoom_x, 1])
     flipped = np.diag([1, flip, 1])
-    row, column = height / 2 - 0.5, width / 2 - 0.5
-    to_centre = np.array([[1, 0, row], [0, 1, column], [0, 0, 1]])
+    to_centre = np.array([[1, 0, SIZE / 2 - 0.5], [0, 1, SIZE / 2 - 0.5], [0, 0, 1]])
     return to_centre @ rotation @ shift @ sheared @ zoom @ flipped @ np.linalg.inv(to_centre)
 
 
@@ -53,18 +50,6 @@ def smooth_pictures(count):
     noise = np.random.default_rng(0).uniform(0, 255, (count, SIZE, SIZE, 3))
     blurred = ndimage.gaussian_filter(noise, (0, 1, 1, 0))
     return (255 * (blurred - blurred.min()) / np.ptp(blurred)).astype(np.uint8)
-
-
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 50)])
-def test_matrices_are_those_of_the_reference(height, width):
-    wide = common.Augmentation(rotation=170, shift=0.5, shear=50, zoom=0.5, flip=True)  # so that each part of it counts
-    parameters = drawn_parameters(wide, 200)
-    columns = tuple(keras.ops.convert_to_tensor(parameters[:, i].astype("float32")) for i in range(7))
-    found = numpy(common.affine_matrices(columns, height, width))
-    for (a0, a1, a2, b0, b1, b2, c0, c1), numbers in zip(found, parameters, strict=True):
-        (rr, rc, r1), (cr, cc, c), _ = reference_matrix(*numbers, height, width)
-        assert np.allclose([a0, a1, a2, b0, b1, b2], [cc, cr, c, rc, rr, r1], atol=2e-4)  # x is the column
-        assert (c0, c1) == (0, 0)
 
 
 @pytest.mark.parametrize("augmentation", [RANGES, RANGES.model_copy(update={"shear": 30.0})])

@@ -13,7 +13,6 @@ from conftest import ROOT, contents, imported, pooled_classifier, tiny_autoencod
 from keras import layers
 
 import common
-import optimizers
 import recipes
 import runs
 import training
@@ -174,15 +173,6 @@ def test_first_weights_follow_from_seed_and_fold_alone(fold):
     assert np.array_equal(first_weights(3, 1), first)
     assert not np.array_equal(first_weights(4, 1), first)
     assert not np.array_equal(first_weights(3, 2), first)
-
-
-def test_tensorflow_on_a_gpu_is_not_asked_for_kernels_that_it_lacks(monkeypatch):
-    """Keras would compile by XLA there, which cannot turn, shift and shrink pictures."""
-    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda self: True)
-    settings = tiny_recipe().settings
-    whole, _ = training_model.training_model(network(tiny_classifier), settings.augmentation, "float32")
-    training_model.compile_model(whole, optimizers.new_optimizer(settings), settings)
-    assert whole.jit_compile == (keras.backend.backend() != "tensorflow")
 
 
 # --- The statistics of batch normalisation, and averaged weights ------------------------------------------------------
@@ -349,15 +339,8 @@ def test_a_signal_that_keras_swallows_ends_the_training_all_the_same(signum, kin
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 
-def resizing(x, classes):
-    """An autoencoder that returns pictures of another size, if they are of 24x24."""
-    x = layers.Conv2D(3, 2, strides=16, name="conv")(x)
-    return layers.Conv2DTranspose(3, 16, strides=16, activation="sigmoid", name="reconstruction")(x)
-
-
-@pytest.mark.parametrize("build", [tiny_classifier, resizing])
-def test_a_network_for_one_size_is_not_trained_on_pictures_of_low_resolution(build, fold):
-    recipe = tiny_recipe(build, low_resolution=0.5)
+def test_a_network_for_one_size_is_not_trained_on_pictures_of_low_resolution(fold):
+    recipe = tiny_recipe(low_resolution=0.5)
     with pytest.raises(InputError, match="24x24"):
         training.new_model(recipe, recipe.settings, fold, runs.Run("tiny", 1))
 
@@ -386,26 +369,6 @@ def test_a_network_that_cannot_be_trained_here_is_refused_by_what_is_odd(fold, o
     recipe = tiny_recipe(lambda x, classes: tiny_classifier(odd(x), classes))
     with pytest.raises(InputError, match=word):
         training.new_model(recipe, recipe.settings, fold, runs.Run("tiny", 1))
-
-
-# --- The autoencoder that a classifier takes --------------------------------------------------------------------------
-
-
-def test_an_autoencoder_is_found_by_its_images_under_its_name_or_without(workdir, fold, arguments, monkeypatch):
-    (workdir / "checkpoints").mkdir()
-    record = {"settings": tiny_recipe().settings.model_dump()}
-    monkeypatch.setattr(
-        runs.Run,
-        "read_record",
-        lambda run: record | {"data": {**fold.record, "kept_sha256": run.checkpoint.read_text()}},
-    )
-    for name in ("", "_noaug", "_a", "_b"):
-        path = workdir / f"checkpoints/{fold.prefix}_autoencoder{name}.keras"
-        path.write_text("other images" if name == "_b" else fold.record["kept_sha256"])
-    for words, name in (("", ""), ("--noaug", "_noaug"), ("--name a", "_a"), ("--name b", ""), ("--name c", "")):
-        run, _ = runs.find_autoencoder(arguments(*words.split())[0], fold)
-        assert run.name == f"{fold.prefix}_autoencoder{name}"
-    assert runs.find_autoencoder(arguments("--target", "original")[0], fold) is None
 
 
 # --- The machine ------------------------------------------------------------------------------------------------------
