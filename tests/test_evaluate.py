@@ -254,11 +254,6 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_written(cop
     assert contents() == before
 
 
-def test_views_of_turned_pictures_are_refused(study):
-    with pytest.raises(InputError, match="VIEWS"):
-        call("--model cnn --name turns --views mirror")
-
-
 def test_each_fold_may_take_its_encoder_from_the_same_fold_of_another_run_and_other_code_is_noted(copy, capsys):
     take_encoders("other_fold1", "other_fold2")
     change_record(f"{CNN}_fold2", code_sha256="0")

@@ -20,8 +20,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"a SLURM needs Debian's slurm-wlm and munge: no {', '.join(MISSING)}"),
     pytest.mark.skipif(ROOTLESS, reason="only root can set a SLURM up"),
 ]
-FEW = ("REDUCED=0,1,2,3,4,5,6,7,8,9", "PRECISION=float32", "BATCH=64")
-CNN = (*FEW, "DATA=digits", "KEEP=24", "EPOCHS=4")
+CNN = ("REDUCED=0,1,2,3,4,5,6,7,8,9", "PRECISION=float32", "BATCH=64", "DATA=digits", "KEEP=24", "EPOCHS=4")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,16 +44,6 @@ def cluster(tmp_path_factory):
             process.terminate()
 
 
-def wait_for(happened, task, what, seconds=120):
-    """Wait until `happened()`, which a make running in `task` brings about; returns what that returned."""
-    deadline = time.monotonic() + seconds
-    while not (found := happened()):
-        assert not task.done(), (what, task.result().stdout, task.result().stderr)
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
-    return found
-
-
 def logs_with(folder, words):
     """{job: what it has printed so far} of the jobs that have printed `words`, with LAUNCH="srun -o job-%j.out"."""
     logs = {path.stem.removeprefix("job-"): path.read_text() for path in folder.glob("job-*.out")}
@@ -67,7 +56,10 @@ def test_a_cancelled_fold_goes_on_by_the_same_command_and_ends_bit_for_bit_as_wi
     command = ("-j2", "cnn", "FOLDS=1 2", *CNN, "LAUNCH=srun -n1 -c1 -o job-%j.out")
     with ThreadPoolExecutor() as pool:
         first = pool.submit(make, project, *command, timeout=300)
-        (job, log), *_ = wait_for(lambda: logs_with(project, "epoch 1/"), first, "an epoch").items()
+        while not (begun := logs_with(project, "epoch 1/")):
+            assert not first.done(), first.result().stderr
+            time.sleep(0.01)
+        (job, log), *_ = begun.items()
         subprocess.run(["scancel", job], check=True, timeout=20)
         (cancelled,) = set(re.findall(r"fold (\d)  epoch", log))
         assert first.result().returncode != 0
@@ -90,20 +82,3 @@ def test_a_cancelled_fold_goes_on_by_the_same_command_and_ends_bit_for_bit_as_wi
     assert {path.name for path in project.glob("checkpoints/[!.]*")} == checkpoints
     assert images <= {path.name for path in project.glob("imgs/*")}
     require_equal(*(Run("digits_cnn", int(cancelled), one / "checkpoints") for one in (project, plain)))
-
-
-def test_a_step_waits_for_the_autoencoder_that_another_trains_then_its_classifier_is_trained(tmp_path, npz):
-    project = copy_project(tmp_path / "project")
-    knobs = (*FEW, f"DATA={npz}", "KEEP=10", "EPOCHS=4", "LAUNCH=srun --gres=gpu:1 -n1 -c1 -o job-%j.out")
-    with ThreadPoolExecutor() as pool:
-        first = pool.submit(make, project, "ae", *knobs, timeout=300)
-        wait_for(lambda: logs_with(project, "device:"), first, "its training")  # which holds its lock
-        chain = make(project, "ae_cls", "FOLDS=1", *knobs, timeout=300)
-        assert first.result().returncode == 0, first.result().stderr
-    assert chain.returncode == 0, chain.stderr
-    (waited,) = logs_with(project, "waiting for it").values()
-    assert waited.index("waiting for it") < waited.index("small_autoencoder.keras")
-    checkpoints, _ = files_of_classifier("small_autoencoder_cls", [1])
-    autoencoder = {"small_autoencoder.keras", "small_autoencoder.json"}
-    assert {path.name for path in project.glob("checkpoints/[!.]*")} == checkpoints | autoencoder
-    assert (project / "imgs/small_autoencoder_cls_report.txt").exists()
