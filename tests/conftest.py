@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,18 @@ def files_of_classifier(name, folds):
     images = {f"{name}_fold{fold}_{plot}.png" for fold in folds for plot in plots}
     images |= {f"{name}_{what}" for what in ("predictions.png", *REPORT)}
     return {f"{name}_fold{fold}{kind}" for fold in folds for kind in kinds}, images
+
+
+def call(command):
+    """Run `script words` in this process, as if typed; returns the exit status."""
+    script, *words = shlex.split(command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", *words])
+        try:
+            cli.run(importlib.import_module(script).main)
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 def contents(folder="."):
@@ -250,18 +263,11 @@ def finished(fold, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stopped_early(wrong_labels, tmp_path_factory):
-    """A training that ended early, after its learning rate had fallen: its recipe, run and last weights by epoch."""
+    """A training that ended early, after its learning rate had fallen: its recipe, run and states by epoch."""
     recipe, run = tiny_recipe(epochs=40, learning_rate=0.01), runs.Run("tiny", 1, tmp_path_factory.mktemp("early"))
-    weights, plain = {}, resume.KeepState.on_epoch_end
-
-    def keep(self, epoch, logs=None):
-        plain(self, epoch, logs)
-        weights[epoch + 1] = self.twin.get_layer("probabilities").get_weights()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume.KeepState, "on_epoch_end", keep)
+    with copying_states(states := tmp_path_factory.mktemp("states")):
         training.train(recipe, run, wrong_labels)
-    return SimpleNamespace(recipe=recipe, run=run, weights=weights)
+    return SimpleNamespace(recipe=recipe, run=run, states=states)
 
 
 # --- Where tests work -----------------------------------------------------------------------------------------------

@@ -15,14 +15,12 @@ from pathlib import Path
 import filelock
 import keras
 import pytest
-from conftest import contents, tiny_classifier
+from conftest import call, contents, tiny_classifier
 
-import evaluate
 import recipes
 import resume
 import runs
-import train_cnn
-from util import cli, files
+from util import files
 from util.cli import InputError
 
 STEM = "small_cnn_fold1"
@@ -43,20 +41,14 @@ def folder(monkeypatch, npz):
 
 
 @pytest.fixture
-def call(folder, capsys):
-    """call('train' or 'evaluate', …) -> (exit status, what it printed on stdout, on stderr)."""
+def run(folder, capsys):
+    """run('train_cnn') -> (exit status, what it printed on stdout, on stderr)."""
 
-    def call(what, *argv):
-        script = {"train": train_cnn.main, "evaluate": lambda words: evaluate.main(["--model", "cnn", *words])}[what]
+    def run(command):
         capsys.readouterr()
-        status = 0
-        try:
-            cli.run(lambda: script(["--data", "small.npz", *argv]))
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
+        return call(f"{command} --data small.npz"), *capsys.readouterr()
 
-    return call
+    return run
 
 
 @contextlib.contextmanager
@@ -108,54 +100,54 @@ def assert_refused(result, path):
     assert status == 1 and error.count("\n") == 1 and str(path) in error
 
 
-def test_a_disk_that_fills_up_costs_no_finished_epoch(call):
+def test_a_disk_that_fills_up_costs_no_finished_epoch(run):
     with before(resume.KeepState, "on_epoch_end", full(), 2):
-        result = call("train")
+        result = run("train_cnn")
     assert_refused(result, f"checkpoints/{STEM}.state")
     assert "epoch 1/3" in result[1] and "epoch 2/3" not in result[1]  # printed when it is kept
     assert contents("checkpoints").keys() == {f"{STEM}.state"}
-    status, said, error = call("train")
+    status, said, error = run("train_cnn")
     assert (status, error) == (0, "") and f"going on after epoch 1 of checkpoints/{STEM}.state\n" in said
     assert contents("checkpoints").keys() == {f"{STEM}.keras", f"{STEM}.json"}
 
 
-def test_a_disk_that_is_full_at_the_end_damages_no_older_model(call, monkeypatch):
-    assert call("train")[0] == 0
+def test_a_disk_that_is_full_at_the_end_damages_no_older_model(run, monkeypatch):
+    assert run("train_cnn")[0] == 0
     older = contents("checkpoints")
     with before(runs.Run, "finish", full()):
-        assert_refused(call("train", "--force"), f"checkpoints/{STEM}.keras")
+        assert_refused(run("train_cnn --force"), f"checkpoints/{STEM}.keras")
     assert contents("checkpoints").items() >= older.items()
     monkeypatch.setattr(keras.Model, "fit", None)  # nothing is left to train
-    assert call("train")[::2] == (0, "")
+    assert run("train_cnn")[::2] == (0, "")
     newer = contents("checkpoints")
     assert newer.keys() == older.keys() and newer[f"{STEM}.json"] != older[f"{STEM}.json"]
     with full():  # which a forced training finds before it begins
-        assert_refused(call("train", "--force"), f"checkpoints/{STEM}.state")
+        assert_refused(run("train_cnn --force"), f"checkpoints/{STEM}.state")
     assert contents("checkpoints") == newer
 
 
-def test_an_evaluation_on_a_full_disk_leaves_whole_files_only(call):
-    assert call("train")[0] == call("evaluate")[0] == 0
+def test_an_evaluation_on_a_full_disk_leaves_whole_files_only(run):
+    assert run("train_cnn")[0] == run("evaluate --model cnn")[0] == 0
     whole = contents()
     for most in (1000, 6000):  # of which a report is larger, and a plot
         with full(most):
-            assert_refused(call("evaluate"), "small_")
+            assert_refused(run("evaluate --model cnn"), "small_")
         assert contents() == whole
 
 
-def test_folders_that_may_only_be_read(call):
+def test_folders_that_may_only_be_read(run):
     with unwritable("checkpoints"):
-        assert_refused(call("train"), "checkpoints")
+        assert_refused(run("train_cnn"), "checkpoints")
     with before(resume.KeepState, "on_epoch_end", unwritable("checkpoints"), 2):
-        assert_refused(call("train"), f"checkpoints/{STEM}.state")
-    status, said, _ = call("train")
+        assert_refused(run("train_cnn"), f"checkpoints/{STEM}.state")
+    status, said, _ = run("train_cnn")
     assert (status, "going on after epoch 1 of" in said) == (0, True)
     finished = contents("checkpoints")
     with unwritable("imgs"):
-        assert_refused(call("evaluate"), "imgs/")
+        assert_refused(run("evaluate --model cnn"), "imgs/")
     assert (contents("checkpoints"), contents("imgs")) == (finished, {})
     with unwritable("checkpoints"):  # as a group's folder, whose runs others evaluate
-        assert call("evaluate")[::2] == (0, "")
+        assert run("evaluate --model cnn")[::2] == (0, "")
     assert contents("checkpoints") == finished and "small_cnn_report.json" in contents("imgs")
 
 
