@@ -6,6 +6,7 @@ a full disk.
 
 import contextlib
 import errno
+import json
 import os
 import resource
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import filelock
 import keras
+import numpy as np
 import pytest
 from conftest import call, contents, tiny_classifier
 
@@ -160,6 +162,11 @@ def test_a_bug_while_a_file_is_read_or_written_is_a_traceback(error, tmp_path):
         fail(tmp_path)
     with pytest.raises(error):
         files.write_atomically(tmp_path / "a", fail)
+
+
+def test_json_holds_null_for_what_is_no_number(tmp_path):
+    files.write_json(tmp_path / "a.json", {"a": [1.5, float("inf")], "b": (np.float64("nan"),)})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {"a": [1.5, None], "b": [None]}
 
 
 # --- Locks ----------------------------------------------------------------------------------------------------------
