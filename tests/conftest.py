@@ -1,11 +1,12 @@
 """What the tests share: the project on the import path, a small data set, a directory to work in, files to expect."""
 
-import ast
 import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,11 +48,11 @@ def make(folder, *arguments, python=sys.executable, timeout=60, **environment):
     )
 
 
-def copy_project(folder, *names):
-    """Copy these files of the project, by default all that make needs to train and evaluate, into a new folder."""
+def copy_project(folder):
+    """Copy all that make needs to train and evaluate into a new folder."""
     folder.mkdir()
-    for name in names or ("Makefile", *(path.name for path in ROOT.glob("*.py"))):
-        shutil.copy(ROOT / name, folder)
+    for path in (ROOT / "Makefile", *ROOT.glob("*.py")):
+        shutil.copy(path, folder)
     shutil.copytree(ROOT / "util", folder / "util", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -74,42 +75,72 @@ def wait_until(happened, process, what, seconds=120):
         time.sleep(0.005)
 
 
-def name_of(node):
-    return getattr(node, "id", getattr(node, "attr", None))
-
-
 def imported(path):
     """The project's own files that a file imports, such as 'util/files': by a statement, or when one is first used."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Call) and {"Later", "load"} & {name_of(one) for one in (node.func, *node.args)}:
-            # Later("kernels"), lazy_loader.load("kernels"), map(lazy_loader.load, ("kernels", "jax"))
-            names |= {
-                one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)
-            }
-    paths = {name.replace(".", "/") for name in names}
+    text, names = path.read_text(encoding="utf-8"), set()
+    for module, some, more in re.findall(r"^ *from (\S+) import (?:\(([^)]*)\)|(.*))", text, re.MULTILINE):
+        names |= {module, *(f"{module}.{name.strip()}" for name in (some or more).split(","))}
+    names |= set(re.findall(r'^ *import (\S+)|Later\("(\S+?)"\)', text, re.MULTILINE))
+    paths = {"".join(name).replace(".", "/") for name in names}
     return {path for path in paths if (ROOT / f"{path}.py").is_file()}
+
+
+REPORT = ("report.txt", "report.json", "architecture.txt", "architecture.png")
 
 
 def files_of_autoencoder(name):
     """Names of the files of a trained and evaluated autoencoder: (in checkpoints, in imgs)."""
-    images = {f"{name}_{plot}.png" for plot in ("loss", "psnr", "reconstructions")}
-    return {f"{name}.keras", f"{name}.json"}, images | files_of_report(name)
+    images = {f"{name}_{what}" for what in ("loss.png", "psnr.png", "reconstructions.png", *REPORT)}
+    return {f"{name}.keras", f"{name}.json"}, images
 
 
 def files_of_classifier(name, folds):
     """Names of the files of a classifier of which these folds were trained and evaluated: (in checkpoints, in imgs)."""
     kinds, plots = (".keras", ".json", "_predictions.npz"), ("accuracy", "loss", "heatmap")
-    images = {f"{name}_fold{fold}_{plot}.png" for fold in folds for plot in plots} | {f"{name}_predictions.png"}
-    return {f"{name}_fold{fold}{kind}" for fold in folds for kind in kinds}, images | files_of_report(name)
+    images = {f"{name}_fold{fold}_{plot}.png" for fold in folds for plot in plots}
+    images |= {f"{name}_{what}" for what in ("predictions.png", *REPORT)}
+    return {f"{name}_fold{fold}{kind}" for fold in folds for kind in kinds}, images
 
 
-def files_of_report(name):
-    return {f"{name}_{what}" for what in ("report.txt", "report.json", "architecture.txt", "architecture.png")}
+def call(command):
+    """Run `script words` in this process, as if typed; returns the exit status."""
+    script, *words = shlex.split(command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{script}.py", *words])
+        try:
+            cli.run(importlib.import_module(script).main)
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+def contents(folder="."):
+    """{path: bytes} of all that is in a folder, but for locks, which stay where they are."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def change_record(stem, **changes):
+    """Change fields of a finished training's record, or fields within them, and its checksum."""
+    path = Path(f"checkpoints/{stem}.json")
+    record = json.loads(path.read_text())
+    for key, value in changes.items():
+        record[key] = record[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps({**record, "record_sha256": runs.record_sha256(record)}))
+
+
+def without_timing(history):
+    return {key: values for key, values in history.items() if key not in ("seconds", "images_per_second")}
+
+
+def require_equal(run, other):
+    """Two finished trainings have the same weights to the bit and the same figures; nothing unfinished is left."""
+    for one, two in zip(run.load_model().get_weights(), other.load_model().get_weights(), strict=True):
+        assert one.tobytes() == two.tobytes()
+    record, expected = run.read_record(), other.read_record()
+    assert without_timing(record["history"]) == without_timing(expected["history"])
+    assert all(record[key] == expected[key] for key in ("settings", "data", "best_epoch"))
+    assert not [path for path in run.folder.iterdir() if path.suffix == ".state" or ".part" in path.name]
 
 
 def small_pictures(per_class):
@@ -232,18 +263,11 @@ def finished(fold, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stopped_early(wrong_labels, tmp_path_factory):
-    """A training that ended early, after its learning rate had fallen: its recipe, run and last weights by epoch."""
+    """A training that ended early, after its learning rate had fallen: its recipe, run and states by epoch."""
     recipe, run = tiny_recipe(epochs=40, learning_rate=0.01), runs.Run("tiny", 1, tmp_path_factory.mktemp("early"))
-    weights, plain = {}, resume.KeepState.on_epoch_end
-
-    def keep(self, epoch, logs=None):
-        plain(self, epoch, logs)
-        weights[epoch + 1] = self.twin.get_layer("probabilities").get_weights()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resume.KeepState, "on_epoch_end", keep)
+    with copying_states(states := tmp_path_factory.mktemp("states")):
         training.train(recipe, run, wrong_labels)
-    return SimpleNamespace(recipe=recipe, run=run, weights=weights)
+    return SimpleNamespace(recipe=recipe, run=run, states=states)
 
 
 # --- Where tests work -----------------------------------------------------------------------------------------------

@@ -1,44 +1,27 @@
 """Hostile and damaged files are refused in one line, and nothing is run or written; what is extreme but legal works."""
 
 import functools
-import importlib
 import json
-import os
-import re
 import shlex
 import shutil
-import struct
-import sys
 import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import tiny_rows
+from conftest import call, contents
 from keras import layers
 
 import data
 from runs import Run
-from util import cli, files
+from util import files
 from util.cli import InputError
 
 STEM, AUTOENCODER = "checkpoints/small_cnn_fold1", "checkpoints/small_autoencoder_noaug"
 STATE = "checkpoints/small_cnn_fold3.state"
 CNN, THIRD = "train_cnn --data small.npz", "train_cnn --data small.npz --fold 3"
 TRAIN, EVALUATE = "train_cnn --data bad.npz", "evaluate --data small.npz --model cnn"
-
-
-def call(command):
-    """Run `script words` in this process, as if typed; returns the exit status."""
-    script, *words = shlex.split(command)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{script}.py", *words])
-        try:
-            cli.run(importlib.import_module(script).main)
-        except SystemExit as end:
-            return end.code
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +61,6 @@ def text(content):
     return lambda path: path.write_text(content)
 
 
-def directory(at, form, value):
-    """Overwrite a field of every entry in a zip's directory, `at` bytes from the entry's start."""
-
-    def change(path):
-        content = bytearray(path.read_bytes())
-        for entry in re.finditer(re.escape(b"PK\1\2"), bytes(content)):
-            struct.pack_into(form, content, entry.start() + at, value)
-        path.write_bytes(content)
-
-    return change
-
-
 def rezip(**changed):
     """Write a zip anew, with the right checksums: members changed by a function of their bytes, or (None) left out."""
 
@@ -111,16 +82,10 @@ def replaced(old, new):
 
 # --- Damaged files, whoever reads them ------------------------------------------------------------------------------
 
-SHAPE, SHELL = b"(400, 32, 32, 3), }       ", "a b'`touch pwned` $(touch pwned); touch pwned"
-AGAIN, START = "FORCE=1", "FORCE=1 starts"
+SHAPE, AGAIN, START = b"(400, 32, 32, 3), }       ", "FORCE=1", "FORCE=1 starts"
 REFUSED = [  # (command, a word of the refusal, the file that is damaged, how)
-    (f"train_cnn --data {shlex.quote(SHELL)}", "there is no file", "small.npz", lambda path: None),
-    (TRAIN, "there is no file", "bad.npz", os.mkfifo),
-    ("evaluate --model cnn --data bad.npz", "encrypted", "bad.npz", directory(8, "<H", 1)),
-    (TRAIN, "compression", "bad.npz", directory(10, "<H", 99)),
     (TRAIN, "bad.npz", "bad.npz", rezip(x_train=replaced(SHAPE, b"(1000000000, 32, 32, 3), }"))),
     (TRAIN, "bad.npz", "bad.npz", rezip(y_train=replaced(b"(400,), }", b"(200,), }"))),
-    (TRAIN, "bad.npz", "bad.npz", rezip(x_train=replaced(b"3), }", b"3), ("))),
     ("train_autoencoder --data bad.npz", "bad.npz", "bad.npz", cut),
     ("train_ae_classifier --data bad.npz", "bad.npz", "bad.npz", flip),
     (EVALUATE, AGAIN, f"{STEM}.keras", cut),
@@ -129,11 +94,8 @@ REFUSED = [  # (command, a word of the refusal, the file that is damaged, how)
     (CNN, AGAIN, f"{STEM}.json", Path.unlink),
     (EVALUATE, AGAIN, f"{STEM}.json", cut),
     (EVALUATE, "checksum", f"{STEM}.json", lambda path: path.write_text(path.read_text().replace("0.15", "0.16"))),
-    (CNN, AGAIN, f"{STEM}.json", text("[" * 100_000)),
-    (CNN, AGAIN, f"{STEM}.json", text("[]")),
     (EVALUATE, "record_sha256", f"{STEM}.json", text("{}")),
     (THIRD, START, STATE, text("a state")),
-    (THIRD, START, STATE, cut),
     (THIRD, START, STATE, flip),
     (THIRD, "checksum", STATE, rezip(note=replaced(b'"finished": true', b'"finished":false'))),
     (THIRD, "checksum", STATE, rezip(best0=None)),
@@ -141,14 +103,9 @@ REFUSED = [  # (command, a word of the refusal, the file that is damaged, how)
 ]
 
 
-def contents():
-    """{path: bytes} of what is in the working directory, but for locks, which stay where they are."""
-    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file() and path.suffix != ".lock"}
-
-
 @pytest.mark.parametrize(("command", "word", "path", "damage"), REFUSED)
 def test_damaged_files_are_refused_in_one_line(command, word, path, damage, copy, capfd):
-    if path == "bad.npz" and damage != os.mkfifo:
+    if path == "bad.npz":
         shutil.copy("small.npz", path)
     damage(Path(path))
     before = contents()
@@ -210,37 +167,23 @@ def own(last=None):
     return keras.Sequential([*parts, last] if last else parts)
 
 
-def last_layer(config=None, **entries):
-    """Change the last layer's entry in a .keras file, and what it was configured with."""
-
-    def changed(content):
-        content = json.loads(content)
-        content["config"]["layers"][-1].update(entries)
-        content["config"]["layers"][-1]["config"].update(config or {})
-        return json.dumps(content).encode()
-
-    return rezip(config=changed)
+def foreign(content):
+    """Make the last layer of a .keras file one of a module beside the script."""
+    content = json.loads(content)
+    content["config"]["layers"][-1] |= {"module": "foreign", "class_name": "Foo", "registered_name": "Foo"}
+    return json.dumps(content).encode()
 
 
-LAMBDA = {"class_name": "__lambda__", "config": {"value": "Y29kZQ==", "defaults": None, "closure": None}}
-EVAL = {"module": "builtins", "class_name": "function", "config": "eval", "registered_name": "function"}
+def lambda_layer(path):
+    own(layers.Lambda(lambda x: (__import__("pathlib").Path("pwned").touch(), x)[1])).save(path)
+
+
 MODELS = {
     "a text": text("a model"),
-    "cut": lambda path: cut(path, 0.9),
     "without weights": rezip(model=None),
-    "nested": rezip(config=lambda content: b"[" * 100_000),
-    "a Lambda": lambda path: own(layers.Lambda(lambda x: (__import__("pathlib").Path("pwned").touch(), x)[1])).save(
-        path
-    ),
-    "a lambda inside": last_layer({"activation": LAMBDA}),
-    "Python's eval": last_layer({"activation": EVAL}),
-    "os.system": last_layer(module="os", class_name="system"),
-    "a foreign module": last_layer(module="foreign", class_name="Foo", registered_name="Foo"),
-    "a class of ours": last_layer(module="training_model", class_name="Augment"),
-    "a custom class": last_layer(module=None, class_name="Foo", registered_name="Custom>Foo"),
-    "a download": last_layer(module="keras.utils", class_name="get_file"),
+    "a Lambda": lambda_layer,
+    "a foreign module": rezip(config=foreign),
     "no fixed input": lambda path: keras.Sequential([layers.Dense(10)]).save(path),
-    "other weights": last_layer({"units": 11}),
 }
 
 
@@ -252,16 +195,12 @@ def test_a_model_that_cannot_be_trusted_or_opened_is_refused_and_none_of_its_cod
     own().save("own.keras")
     MODELS[kind](Path("own.keras"))
     Path("pwned").unlink(missing_ok=True)  # the Lambda ran when it was made
-    with pytest.raises(InputError, match=r"own\.keras cannot be opened") as refusal:
+    with pytest.raises(InputError, match=r"own\.keras cannot be opened"):
         Run("own", folder=Path()).load_model()
-    assert "\n" not in str(refusal.value) and not Path("pwned").exists()
+    assert not Path("pwned").exists()
     if kind == "a Lambda":
         keras.saving.load_model("own.keras", safe_mode=False)
-    elif kind == "a foreign module":
-        importlib.import_module("foreign")
-    else:
-        return
-    assert Path("pwned").exists(), "it runs no code even where that is allowed: the test shows nothing"
+        assert Path("pwned").exists(), "it runs no code even where that is allowed: the test shows nothing"
 
 
 def test_a_model_of_another_shape_or_with_numbers_that_are_not_finite_is_refused(workdir):
@@ -277,36 +216,16 @@ def test_a_model_of_another_shape_or_with_numbers_that_are_not_finite_is_refused
 # --- Extreme, but legal ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def strange(workdir):
-    """A working directory with 16 pictures of two classes; every name has what shells, Python and TeX make use of."""
+def test_extremes_work_whatever_things_are_called_and_damaged_predictions_are_replaced(workdir, tiny_recipes):
+    """Two classes of eight pictures, whose names have what shells, Python and TeX make use of."""
     images, labels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8), np.arange(16) % 2
     parts = {"x_train": images, "y_train": labels, "x_test": images[:3], "y_test": labels[:3]}
     np.savez(name := "$x^$ {0} 'b' %s.npz", **parts, class_names=np.array([r"$\frac$ {}", "%d é"]))
-    with tiny_rows():
-        yield f"--data {shlex.quote(name)} --epochs 1"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--batch-size 1 --reduced none",
-        "--batch-size 1000 --keep 2 --reduced 0,1 --val 0.5",
-        "--learning-rate 0 --patience 1 --reduced none",
-        "--fold 1000 --seed 4294967295 --reduced 1 --val 0.2",
-    ],
-)
-def test_extremes_that_work(strange, words):
-    assert call(f"train_cnn {strange} {words}") == 0
-    found = Run("x-0-b-s_cnn", 1000 if "--fold" in words else 1).read_record()
-    assert len(found["history"]["loss"]) == found["best_epoch"] == 1
-    assert all(np.isfinite(values).all() for values in found["history"].values())
-
-
-def test_one_fold_is_evaluated_whatever_things_are_called_and_damaged_predictions_are_replaced(strange):
-    assert call(f"train_cnn {strange} --reduced none --fold 7") == 0
-    predictions = Path("checkpoints/x-0-b-s_cnn_fold7_predictions.npz")
-    predictions.write_bytes(b"damaged")
-    assert call(f"evaluate {strange.replace('--epochs 1', '')} --model cnn") == 0
-    assert files.read_arrays(predictions)["probabilities"].shape == (3, 2)
+    words = "--epochs 1 --batch-size 1000 --fold 1000 --seed 4294967295 --reduced 0,1 --keep 2 --val 0.5"
+    assert call(f"train_cnn --data {shlex.quote(name)} {words}") == 0
+    run = Run("x-0-b-s_cnn", 1000)
+    assert all(np.isfinite(values).all() for values in run.read_record()["history"].values())
+    run.path("_predictions.npz").write_bytes(b"damaged")
+    assert call(f"evaluate --data {shlex.quote(name)} --model cnn") == 0
+    assert files.read_arrays(run.path("_predictions.npz"))["probabilities"].shape == (3, 2)
     assert r"$\frac$ {}" in Path("imgs/x-0-b-s_cnn_report.txt").read_text()

@@ -1,8 +1,5 @@
 """The networks, weights taken from an autoencoder, finished files, and the training model around a network's twin."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -153,20 +150,13 @@ def test_a_network_is_the_published_one_of_stock_layers_and_takes_pictures_as_th
 @pytest.mark.parametrize(
     ("name", "network", "expected"),
     [
-        ("autoencoder_cae", {"blocks": 1}, "block1_pool decoder1_upsample code:16x16x4"),
-        ("autoencoder_cae", {"blocks": 4}, "code:8x8x32"),
-        (
-            "autoencoder_cae",
-            {"layers_per_block": 1, "batch_norm": False},
-            "-block1_conv2 -block1_norm1 -decoder1_norm1",
-        ),
-        ("autoencoder_cae", {"dropout": 0.0}, "-block1_dropout"),
+        ("autoencoder_cae", {"blocks": 4, "dropout": 0.0}, "code:8x8x32 -block1_dropout"),
+        ("autoencoder_cae", {"layers_per_block": 1, "batch_norm": False}, "-block1_conv2 -block1_norm1"),
         ("autoencoder_cae", {"input_noise": 0.1, "hidden_noise": 0.2}, "input_noise block1_noise block3_noise"),
         ("autoencoder_cls_cae", {"pooling": "average"}, "average -flatten dense1:128"),
         ("autoencoder_cls_cae", {"pooling": "max", "dense": False}, "max -dense1 -norm2 norm1"),
         ("autoencoder_cls_cae", {"head_batch_norm": False, "head_dropout": 0.5}, "-norm1 -norm3 dropout1 dropout2"),
         ("autoencoder_fast", {"code_width": 3}, "narrow:7x7x3 reconstruction:32x32x3"),
-        ("autoencoder_fast", {"code_width": 0}, "-narrow block2_silu2:7x7x256"),
     ],
 )
 def test_settings_of_the_network(name, network, expected):
@@ -190,20 +180,6 @@ def test_penalties_are_those_of_their_formulas(precision):
     expected = [*(1e-3 * np.square(kernel).sum() for kernel in kernels), 1e-4 * np.abs(code).sum() / len(code)]
     assert len(expected) == 7
     assert np.allclose(found, sorted(expected), rtol=1e-4 if precision == "float32" else 0.01)
-
-
-def test_a_finished_file_opens_where_this_project_is_not(tmp_path):
-    model = built("cnn")
-    model.save(tmp_path / "cnn.keras")
-    np.save(tmp_path / "pictures.npy", PICTURES)
-    code = (
-        "import sys, keras, numpy as np\n"
-        "model = keras.saving.load_model('cnn.keras')\n"
-        "np.save('probabilities.npy', model.predict(np.load('pictures.npy'), verbose=0))\n"
-        "assert not {'common', 'recipes', 'training', 'util'} & sys.modules.keys()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
-    assert np.allclose(np.load(tmp_path / "probabilities.npy"), numpy(model(PICTURES)), atol=1e-5)
 
 
 # --- Weights from an autoencoder ---
@@ -292,13 +268,9 @@ def test_an_autoencoder_trains_on_pairs_of_reconstruction_and_target(target):
 def test_error_and_psnr_are_those_of_scikit_image():
     random = np.random.default_rng(0)
     pair = random.uniform(0, 1, (5, 2, 32, 32, 3)).astype("float32")
-    pair[:, 1] = pair[:, 0] + random.normal(0, 0.1, pair[:, 0].shape) * np.arange(1, 6).reshape(5, 1, 1, 1)
-    errors = [metrics.mean_squared_error(one, other) for one, other in pair]
-    ratios = [metrics.peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pair]
-    assert np.allclose(numpy(training_model.reconstruction_loss("mean_squared_error")(None, pair)), errors, rtol=1e-5)
+    pair[:, 1] = pair[:, 0] + random.normal(0, 0.1, pair[:, 0].shape) * np.arange(5).reshape(5, 1, 1, 1)
+    ratios = [100, *(metrics.peak_signal_noise_ratio(one, other, data_range=1.0) for one, other in pair[1:])]
     assert np.allclose(numpy(training_model.psnr(None, pair)), ratios, atol=1e-4)
-    absolute = np.abs(pair[:, 0] - pair[:, 1]).mean(axis=(1, 2, 3))
-    loss = training_model.reconstruction_loss("mean_absolute_error")
-    assert np.allclose(numpy(loss(None, pair)), absolute, rtol=1e-5)
-    equal = np.stack([pair[:, 0], pair[:, 0]], axis=1)
-    assert np.allclose(numpy(training_model.psnr(None, equal)), 100)
+    for name, error in (("mean_squared_error", np.square), ("mean_absolute_error", np.abs)):
+        found = numpy(training_model.reconstruction_loss(name)(None, pair))
+        assert np.allclose(found, error(pair[:, 0] - pair[:, 1]).mean(axis=(1, 2, 3)), rtol=1e-5)

@@ -1,7 +1,5 @@
 """Pictures of one's own: a folder of them by class, what is reduced of them, how runs on them are compared."""
 
-import contextlib
-import os
 import shutil
 
 import numpy as np
@@ -14,7 +12,7 @@ import data
 import evaluate
 import predict
 import train_cnn
-from recipes import RECIPES, Settings
+from recipes import Settings
 from runs import Run
 from util.cli import InputError
 
@@ -53,10 +51,7 @@ def smooth(height, width):
     return np.stack([255 * x / width, 255 * y / height, 127 + 0 * x], axis=-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("a.png", (96, 128)), ("a.png", (200, 90)), ("a.png", (32, 32)), ("a.png", (16, 16)), ("a.jpg", (600, 800))],
-)
+@pytest.mark.parametrize(("name", "size"), [("a.png", (96, 128)), ("a.png", (32, 32)), ("a.jpg", (600, 500))])
 def test_a_picture_is_cut_about_its_centre_and_shrunk_with_antialiasing(tmp_path, name, size):
     """As scikit-image does it with a centred square."""
     Image.fromarray(smooth(*size)).save(tmp_path / name, quality=100)
@@ -76,15 +71,9 @@ def test_a_picture_is_cut_about_its_centre_and_shrunk_with_antialiasing(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *(("a.png", kind) for kind in ("L", "P", "1", "LA")),
-        *(("a.jpg", kind) for kind in ("L", "CMYK")),
-        *(("a.webp", kind) for kind in ("RGB", "RGBA")),
-        *(("a.bmp", "RGB"), ("a.gif", "P"), ("A.JPEG", "RGB"), ("a.jfif", "RGB"), ("a.tiff", "RGB"), ("a.ppm", "RGB")),
-    ],
+    ("name", "kind"), [("a.png", "P"), ("A.JPEG", "CMYK"), ("a.webp", "RGBA"), ("a.gif", "L"), ("a.jfif", "RGB")]
 )
-def test_every_kind_is_read(tmp_path, name, kind):
+def test_kinds_of_pictures_are_read(tmp_path, name, kind):
     path = save(tmp_path / name, kind=kind)
     found = data.read_picture(path)
     assert (found.shape, found.dtype) == ((32, 32, 3), np.uint8) and found.std() > 5
@@ -92,39 +81,22 @@ def test_every_kind_is_read(tmp_path, name, kind):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_sixteen_bits_of_grey_are_scaled_and_transparent_is_white(tmp_path, name):
-    grey = np.full((32, 32), 65535 // 2, np.uint16)
-    Image.fromarray(grey).save(tmp_path / name)
-    assert np.abs(data.read_picture(tmp_path / name).astype(int) - 127).max() <= 1
+def test_deep_grey_is_scaled_or_refused_transparent_is_white_and_a_camera_s_turn_undone(tmp_path, name):
+    def read(array, **more):
+        Image.fromarray(array).save(tmp_path / name, **more)
+        return data.read_pictures([tmp_path / name])[0]
+
+    assert np.abs(read(np.full((32, 32), 65535 // 2, np.uint16)).astype(int) - 127).max() <= 1
     clear = np.zeros((32, 32, 4), np.uint8)
     clear[:, 16:, 3] = 255
-    Image.fromarray(clear).save(tmp_path / f"clear {name}")
-    found = data.read_picture(tmp_path / f"clear {name}")
+    found = read(clear)
     assert (found[:, :16] == 255).all() and (found[:, 16:] == 0).all()
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_numbers_of_an_unknown_range_are_refused_by_name(tmp_path, kind):
-    Image.fromarray(np.ones((32, 32), kind)).save(tmp_path / "a.tif")
-    with pytest.raises(InputError, match=r"a\.tif .*32-bit"):
-        data.read_pictures([tmp_path / "a.tif"])
-
-
-def test_a_camera_s_turn_is_undone_and_of_a_gif_the_first_frame_counts(tmp_path):
-    upright = smooth(32, 32)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter
-    Image.fromarray(np.rot90(upright)).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(data.read_picture(tmp_path / "a.png"), upright)
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("black", "white")]
-    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
-    assert data.read_picture(tmp_path / "b.gif").max() == 0
-
-
-def test_a_bug_while_a_picture_is_read_is_a_traceback(tmp_path, monkeypatch):
-    monkeypatch.delattr(data, "ImageOps")
-    with pytest.raises(NameError):
-        data.read_pictures([save(tmp_path / "a.png")])
+    assert np.array_equal(read(np.rot90(smooth(32, 32)), exif=exif), smooth(32, 32))
+    if name == "a.tif":
+        with pytest.raises(InputError, match=r"a\.tif .*32-bit"):  # whose range is unknown
+            read(np.ones((32, 32), np.float32))
 
 
 # --- A folder ---
@@ -212,10 +184,6 @@ def test_all_that_cannot_be_read_is_named_in_one_sentence(folder):
         (lambda folder: (folder / "train/emu").mkdir(), "train/emu"),
         (lambda folder: save(folder / "test/emu/a.png"), "test/emu"),
         (lambda folder: (folder / "train/cat").rename(folder / "cat"), "1 folders"),
-        (
-            lambda folder: [path.unlink() for path in (folder / "test/cat").iterdir()],
-            "test/cat",
-        ),  # would be found out after the training only
         (lambda folder: shutil.rmtree(folder / "test/cat"), "test/cat"),  # would be found out after the training only
         (lambda folder: (folder / "train").rename(folder / "Training"), "'train'"),
         (lambda folder: (folder / "train/cat").rename(folder / "train/c\nat"), "printed"),
@@ -223,9 +191,8 @@ def test_all_that_cannot_be_read_is_named_in_one_sentence(folder):
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(folder, spoil, word):
     spoil(folder)
-    with pytest.raises(InputError, match=word) as refusal:
+    with pytest.raises(InputError, match=word):
         data.load_data(str(folder))
-    assert "\n" not in str(refusal.value)
 
 
 def test_the_whole_name_is_in_the_names_of_runs():
@@ -248,101 +215,23 @@ def test_nothing_is_reduced_of_other_classes_unless_it_is_asked_for(folder, caps
             common.prepare_fold(str(folder), Settings(keep=4, reduced=reduced))
 
 
-def test_other_pictures_of_ten_numbers_are_none_of_the_digits(tmp_path):
-    for name in "0123456789":
-        for number in range(10):
-            save(tmp_path / "mnist/train" / name / f"{number}.png")
-    assert data.load_data(str(tmp_path / "mnist")).halved == ()
-    assert data.load_data("digits").halved == (2, 4, 9)
-
-
-@pytest.fixture
-def interrupted(monkeypatch):
-    """A context in which trainings end before they write their finished file."""
-
-    @contextlib.contextmanager
-    def interrupted(event=lambda run, *_: None):
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, "finish", event)
-            yield
-
-    return interrupted
-
-
-WORDS = ["--data=My pets", "--epochs=1", "--batch-size=8", "--precision=float32"]
-
-
-def test_class_names_are_part_of_a_training(folder, tmp_path, monkeypatch, tiny_recipes, interrupted):
+def test_class_names_are_part_of_a_training(folder, workdir, monkeypatch, tiny_recipes):
     """Two names for the same pictures: neither a finished nor an unfinished training is of both."""
-    monkeypatch.chdir(tmp_path)
-    train_cnn.main(WORDS)
+    words = ["--data=My pets", "--epochs=1", "--batch-size=8"]
+    train_cnn.main(words)
     record = Run("my-pets_cnn", 1).read_record()
     assert (record["version"], record["data"]["class_names"], record["settings"]["reduced"]) == (2, ["cat", "dog"], [])
-    with interrupted():
-        train_cnn.main([*WORDS, "--name=other"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", lambda *_: None)
+        train_cnn.main([*words, "--name=other"])
     for part in ("train", "test"):
         (folder / part / "dog").rename(folder / part / "hound")
     data.read_folder.cache_clear()
     for script, more in (
-        (train_cnn, WORDS),
-        (train_cnn, [*WORDS, "--name=other"]),
+        (train_cnn, words),
+        (train_cnn, [*words, "--name=other"]),
         (evaluate, ["--data=My pets", "--model=cnn"]),
         (predict, ["--data=My pets", "--model=cnn", f"--image={folder / 'train'}"]),
     ):
         with pytest.raises(InputError, match=r"cat, dog, .* cat, hound"):
             script.main(more)
-
-
-@pytest.mark.parametrize("age", [0, 2e9])  # older and newer than the finished file
-def test_content_decides_whether_a_state_beside_a_finished_file_is_spent(
-    folder, tmp_path, monkeypatch, tiny_recipes, interrupted, age
-):
-    monkeypatch.chdir(tmp_path)
-    run, state = Run("my-pets_cnn", 1), tmp_path / "kept.state"
-    with interrupted(lambda run, *_: shutil.copy(run.state, state)):
-        train_cnn.main(WORDS)
-    train_cnn.main(WORDS)
-    settings, names = run.read_record()["settings"], ("cat", "dog")
-    shutil.copy(state, run.state)
-    os.utime(run.state, (age, age))
-    assert run.unfinished(settings, names) is None and not run.state.exists()
-    with interrupted():
-        train_cnn.main([*WORDS, "--force=1"])
-    os.utime(run.state, (age, age))
-    assert run.unfinished(settings, names) and run.state.exists()
-
-
-# --- What is shown of them ---
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """What the plots are given, in place of the plots."""
-    given = []
-    for name in ("plot_samples", "plot_architecture"):
-        monkeypatch.setattr(evaluate.plots, name, lambda *args: given.append(args))
-    return given
-
-
-def test_samples_are_a_picture_of_each_class_over_what_the_training_would_see(drawn):
-    train = data.load_data("digits")
-    evaluate.plot_samples("a.png", train, data.upright(RECIPES["cnn"].settings.augmentation))
-    evaluate.plot_samples("a.png", train, common.Augmentation())
-    (_, title, rows, names), (_, plain, alone, _) = drawn
-    firsts = [train.images[train.labels.tolist().index(number)] for number in range(10)]
-    assert np.array_equal(rows[0], firsts) and names == list("0123456789")
-    assert len(rows) == 4 and all(row.shape == rows[0].shape for row in rows)
-    assert all(5 < np.abs(row - rows[0]).mean() < 80 for row in rows[1:])  # moved, and the same digits still
-    assert np.abs(rows[1] - rows[2]).mean() > 1
-    assert len(alone) == 1 and "augmentation" in title and "augmentation" not in plain
-
-
-def test_a_drawing_has_every_layer_and_marks_the_frozen_ones(drawn, workdir):
-    recipe = RECIPES["autoencoder_cls"]
-    model = common.finished_model(recipe.build, recipe.settings, 10, "a")
-    frozen = common.freeze(model, recipe.frozen_until)
-    evaluate.write_architecture("a", model)
-    ((_, title, boxes),) = drawn
-    assert [kind for kind, *_ in boxes] == [type(layer).__name__ for layer in model.layers]
-    assert [layer.name for layer, box in zip(model.layers, boxes, strict=True) if box[2]] == frozen
-    assert boxes[0][1] == (32, 32, 3) and boxes[-1][1] == (10,) and "1,826,634 trainable" in title

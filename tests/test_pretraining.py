@@ -118,25 +118,17 @@ def test_pretrained_layers_make_a_share_of_each_step_and_none_at_first(row):
 # --- From which run ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    random = np.random.default_rng(5)
-    arrays = {"class_names": ["left", "right"]}
-    for part, count in (("train", 60), ("test", 20)):
-        arrays[f"x_{part}"] = random.integers(256, size=(count, 32, 32, 3), dtype=np.uint8)
-        arrays[f"y_{part}"] = np.arange(count) % 2
-    np.savez(path, **arrays)
-    return str(path)
-
-
 def weights_of(run, name):
     """A layer's weights in a finished file, without the statistics of a normalisation."""
     return [numpy(one) for one in run.load_model().get_layer(name).weights if "moving" not in one.path]
 
 
-def test_an_encoder_is_taken_from_any_run_that_has_not_seen_the_validation_labels(workdir, data, monkeypatch):
-    short = ["--arch", "fast", "--data", data, "--batch-size", "20", "--epochs", "1"]
+@pytest.fixture(scope="module")
+def short(npz):
+    return ["--arch", "fast", "--data", str(npz), "--batch-size", "150", "--epochs", "1"]
+
+
+def test_an_encoder_is_taken_from_any_run_that_has_not_seen_the_validation_labels(workdir, short, monkeypatch):
     first, second = [*short, "--fold", "1"], [*short, "--fold", "2"]
     plain = {"optimizer": "adam", "muon_rate_factor": 0, "low_resolution": 0}  # which is compiled sooner
     (workdir / "config.json").write_text(json.dumps(plain))
@@ -176,9 +168,9 @@ def test_an_encoder_is_taken_from_any_run_that_has_not_seen_the_validation_label
     assert trained == ["small_autoencoder_cls_fast_second-b_fold2"]
 
 
-def test_what_learns_no_classes_takes_a_name_of_its_own(workdir, data):
+def test_what_learns_no_classes_takes_a_name_of_its_own(workdir, short):
     with pytest.raises(InputError, match="NAME"):
-        train_cnn.main(["--arch", "fast", "--data", data, "--task", "turns"])
+        train_cnn.main([*short, "--task", "turns"])
 
 
 # --- Validation now and then ------------------------------------------------------------------------------------------
@@ -192,10 +184,9 @@ def test_validated_epochs_are_every_so_many_and_the_last(every, epochs, expected
     assert training.validated_epochs(settings) == expected
 
 
-def test_the_best_epoch_is_one_that_was_validated(workdir, data):
+def test_the_best_epoch_is_one_that_was_validated(workdir, short):
     (workdir / "config.json").write_text('{"validate_every": 2}')
-    short = ["--arch", "fast", "--data", data, "--batch-size", "20", "--epochs", "5"]
-    train_autoencoder.main([*short, "--config", "config.json"])
+    train_autoencoder.main([*short, "--epochs", "5", "--config", "config.json"])
     record = Run("small_autoencoder_fast").read_record()
     losses = record["history"]["val_loss"]
     assert [value is None for value in losses] == [True, False, True, False, False]

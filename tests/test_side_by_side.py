@@ -1,100 +1,77 @@
-"""Several processes at once: on one run, on two folds, on the same missing autoencoder, evaluations of one run."""
+"""Several processes at once: on one run, on two folds, on the same missing autoencoder."""
 
 import signal
-from types import SimpleNamespace
 
 import pytest
-from conftest import files_of_classifier, start, wait_until
+from conftest import contents, start, wait_until
 
 import runs
 
-pytestmark = pytest.mark.system  # in one process: test_safe_files.py
+pytestmark = pytest.mark.system  # a lock within one process: test_safe_files.py
 
 
-class Processes:
-    """Scripts running in one folder, all on the same small data; each under a name, which its output files have too."""
+@pytest.fixture
+def begin(tmp_path, npz):
+    """begin('one', 'train_cnn.py', …): a script in the test's folder; its output files have that name, too."""
+    running = []
 
-    def __init__(self, folder, data):
-        self.folder, self.data, self.running = folder, data, {}
+    def begin(name, script, *options):
+        options = ("--data", str(npz), "--batch-size", "64", *options)
+        running.append(start(tmp_path, script, *options, output=f"{name}_"))
+        return running[-1]
 
-    def start(self, name, script, *options):
-        options = ["--data", self.data, *options]
-        self.running[name] = start(self.folder, script, *options, output=f"{name}_")
-        return self.running[name]
-
-    def said(self, name, stream="out"):
-        return (self.folder / f"{name}_{stream}").read_text()
-
-    def wait_for(self, name, words):
-        wait_until(lambda: words in self.said(name), self.running[name], words)
-
-    def ended(self, name, seconds=120):
-        """(exit status, what it printed on stderr)"""
-        return self.running[name].wait(seconds), self.said(name, "err")
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory, npz):
-    processes = Processes(tmp_path_factory.mktemp("side by side"), str(npz))
-    yield processes
-    for process in processes.running.values():
+    yield begin
+    for process in running:
         process.kill()
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def trainings(processes):
-    """Two folds in training; a second process on each: one is refused, then the first ones end, by signal and well."""
-    endless = ("train_cnn.py", "--fold", "1", "--batch-size", "64", "--epochs", "1000", "--patience", "1000")
-    one = processes.start("one", *endless)
-    processes.start("two", "train_cnn.py", "--fold", "2", "--batch-size", "64", "--epochs", "2")
-    processes.wait_for("one", "device:")
-    processes.start("second", *endless)
-    ends = {name: processes.ended(name) for name in ("second", "two")}
-    processes.wait_for("one", "epoch 1/")
-    one.terminate()
-    return SimpleNamespace(**ends, one=processes.ended("one", 30))
+@pytest.fixture
+def ended(tmp_path):
+    """ended(process, 'one'): its exit status, and what it printed on stderr."""
+    return lambda process, name: (process.wait(120), (tmp_path / f"{name}_err").read_text())
 
 
-def test_a_second_process_on_the_same_fold_is_refused(trainings):
-    status, error = trainings.second
+@pytest.fixture
+def wait_for(tmp_path):
+    """wait_for(process, 'one', words): until it has printed these words."""
+    return lambda process, name, words: wait_until(
+        lambda: words in (tmp_path / f"{name}_out").read_text(), process, words
+    )
+
+
+def test_of_two_processes_on_one_fold_one_is_refused_and_folds_leave_each_other_s_files_alone(
+    begin, ended, wait_for, tmp_path
+):
+    endless = ("train_cnn.py", "--fold", "1", "--epochs", "1000")
+    one, two = begin("one", *endless), begin("two", "train_cnn.py", "--fold", "2", "--epochs", "2")
+    wait_for(one, "one", "device:")
+    status, error = ended(begin("second", *endless), "second")
     assert status == 2 and error.count("\n") == 1 and "another process" in error
-
-
-def test_folds_side_by_side_leave_each_other_s_files_alone(trainings, processes):
-    assert (trainings.two, trainings.one[0]) == ((0, ""), 143)
-    folder = processes.folder / "checkpoints"
-    files = {path.name for path in folder.iterdir() if path.suffix != ".lock"}
-    assert files == {"small_cnn_fold1.state", "small_cnn_fold2.keras", "small_cnn_fold2.json"}
+    assert ended(two, "two") == (0, "")
+    wait_for(one, "one", "epoch 1/")
+    one.terminate()
+    assert ended(one, "one")[0] == 143
+    folder = tmp_path / "checkpoints"
+    assert contents(folder).keys() == {"small_cnn_fold1.state", "small_cnn_fold2.keras", "small_cnn_fold2.json"}
     record, (note, _) = runs.Run("small_cnn", 2, folder).read_record(), runs.Run("small_cnn", 1, folder).read_state()
     assert (record["fold"], len(record["history"]["loss"]), note["settings"]["epochs"]) == (2, 2, 1000)
     assert note["settings"]["train_sha256"] != record["settings"]["train_sha256"]
 
 
-def test_evaluations_of_one_run_at_the_same_time_both_end_well(trainings, processes):
-    for name in ("an evaluation", "another"):
-        processes.start(name, "evaluate.py", "--model", "cnn")
-    assert [processes.ended(name) for name in ("an evaluation", "another")] == [(0, ""), (0, "")]
-    _, images = files_of_classifier("small_cnn", [2])
-    found = {path.name for path in (processes.folder / "imgs").iterdir()}
-    assert found == images | {"small_distribution.png", "small_samples.png"}
-
-
-def test_two_that_need_the_same_missing_autoencoder_train_it_once(processes):
-    words = ("train_autoencoder.py", "--if-missing", "--epochs", "1", "--batch-size", "64")
-    owner = processes.start("first", *words)
-    processes.wait_for("first", "model:")
-    for name in ("waiting", "impatient"):
-        processes.start(name, *words)
+def test_two_that_need_the_same_missing_autoencoder_train_it_once(begin, ended, wait_for, tmp_path):
+    words = ("train_autoencoder.py", "--if-missing", "--epochs", "1")
+    owner = begin("owner", *words)
+    wait_for(owner, "owner", "model:")
+    waiting, impatient = begin("waiting", *words), begin("impatient", *words)
     owner.send_signal(signal.SIGSTOP)  # as if it took long
     try:
-        for name in ("waiting", "impatient"):
-            processes.wait_for(name, "waiting for it\n")
-        processes.running["impatient"].terminate()
-        assert processes.ended("impatient", 10)[0] == 143
+        for process, name in ((waiting, "waiting"), (impatient, "impatient")):
+            wait_for(process, name, "waiting for it\n")
+        impatient.terminate()
+        assert ended(impatient, "impatient")[0] == 143
     finally:
         owner.send_signal(signal.SIGCONT)
-    assert [processes.ended(name) for name in ("first", "waiting")] == [(0, ""), (0, "")]
-    assert "best epoch 1 of 1" in processes.said("first") and "it is used" in processes.said("waiting")
-    run = runs.Run("small_autoencoder", None, processes.folder / "checkpoints")
-    assert run.load_model().name == run.name == run.read_record()["run"]
+    assert [ended(owner, "owner"), ended(waiting, "waiting")] == [(0, "")] * 2
+    assert "it is used" in (tmp_path / "waiting_out").read_text()
+    assert runs.Run("small_autoencoder", None, tmp_path / "checkpoints").read_record()["best_epoch"] == 1
