@@ -154,7 +154,7 @@ def read_reports():
                 records = [fold["record"] for fold in report["folds"].values()]
                 known |= {record["checkpoint_sha256"]: learnt(record) for record in records}
                 kind = learnt(records[0])
-                if kind == "images":
+                if "images" in kind:
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
                     name = path.name.removesuffix("_report.json")
                     autoencoders[records[0]["checkpoint_sha256"]] = {"name": name, **quality}

@@ -176,7 +176,8 @@ def answer(rows, runs):
     verdicts = [
         row["verdict"]
         for row in rows
-        if runs[row["run"]]["learnt_before"] == "images" and runs[row["baseline"]]["encoder"] in (None, "scratch")
+        if "images" in (runs[row["run"]]["learnt_before"] or "")
+        and runs[row["baseline"]]["encoder"] in (None, "scratch")
         if row["t_test"]
     ]
     if not verdicts:

@@ -310,13 +310,22 @@ ENCODERS = {
     "random": "on random, frozen layers",
     "scratch": "from scratch",
 }
-LEARNT = {"images": "an autoencoder", "classes": "a supervised network", "turns": "a network that learnt quarter turns"}
+LEARNT = {
+    "images": "an autoencoder",
+    "noisy images": "a denoising autoencoder",
+    "masked images": "a masked autoencoder",
+    "classes": "a supervised network",
+    "turns": "a network that learnt quarter turns",
+}
 AUTOENCODERS = {"noaug": "trained without augmentation", "original": "trained to undo augmentation"}
 
 
 def learnt(record):
-    """What a run learnt: to reconstruct `images`, or to tell `classes` or quarter `turns`."""
-    return "images" if "target" in record["settings"] else record["settings"].get("task", "classes")
+    """What a run learnt, as LEARNT has it: to reconstruct images, or to tell `classes` or quarter `turns`."""
+    settings = record["settings"]
+    if "target" not in settings:
+        return settings.get("task", "classes")
+    return "noisy images" if settings.get("noise") else "masked images" if settings.get("masked") else "images"
 
 
 def learnt_before(record, known):

@@ -648,3 +648,16 @@ def test_the_plot_of_recalls_shows_the_recalls(study, draw):
     assert [text.get_text().split()[-1] for text in figure.legends[0].get_texts()] == [*found["reduced"], "classes"]
     shown = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
     assert shown == [figures["words"] for figures in found["runs"].values()]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target": "augmented", "noise": 0.0, "masked": 0.0}, "an autoencoder"),
+        ({"target": "augmented", "noise": 0.2, "masked": 0.0}, "a denoising autoencoder"),
+        ({"target": "original", "noise": 0.0, "masked": 0.5}, "a masked autoencoder"),
+        ({"task": "turns"}, "a network that learnt quarter turns"),
+    ],
+)
+def test_a_source_is_called_by_what_it_learnt(settings, words):
+    assert runs.LEARNT[runs.learnt({"settings": settings})] == words
