@@ -272,23 +272,12 @@ def controls(run, runs):
 # --- Statistics -------------------------------------------------------------------------------------------------------
 
 
-def correlation_of_folds(val, labelled=1.0):
-    """How far the differences on two folds count as correlated, since their training sets overlap.
-
-    Nadeau and Bengio take the share of the images that is held out, a heuristic. Where few images have labels, a bound
-    is lower: each fold draws its labelled images anew, so two folds have the share labelled * (1 - val) of theirs in
-    common on average, and what follows from two samples in the same way correlates by no more than the share that they
-    have in common (Hoeffding 1948, A Class of Statistics with Asymptotically Normal Distribution). With
-    less than about a sixth of the labels that is the smaller of the two.
-    """
-    return min(val, labelled * (1 - val))
-
-
 def corrected_t_test(differences, correlation):
     """Corrected resampled t-test of differences over folds, whose training sets overlap: (low, high, p), two-sided.
 
     `differences` is (folds,), or (..., folds) of several tests. The variance of the mean is
-    s^2 (1 / folds + correlation / (1 - correlation)). Nadeau and Bengio 2003, Inference for the Generalization Error.
+    s^2 (1 / folds + correlation / (1 - correlation)), and the correlation of two folds the share of the images that is
+    held out. Nadeau and Bengio 2003, Inference for the Generalization Error.
     """
     folds, mean = np.shape(differences)[-1], np.mean(differences, axis=-1)
     error = np.sqrt(np.var(differences, axis=-1, ddof=1) * (1 / folds + correlation / (1 - correlation)))
@@ -340,7 +329,7 @@ def compare_all(pairs):
 def compare(run, baseline):
     """Two runs on the folds that both have: accuracy, and the recall of reduced classes minus that of the others."""
     folds = sorted(run.folds.keys() & baseline.folds.keys())
-    correlation = max(correlation_of_folds(one.settings["val"], one.settings["labelled"]) for one in (run, baseline))
+    correlation = run.settings["val"]
     right, other = (np.array([one.right[fold] for fold in folds]) for one in (run, baseline))
     classes, contrast = list(dict.fromkeys([*run.reduced, *baseline.reduced])), None
     if 0 < len(classes) < len(run.class_names):

@@ -93,6 +93,10 @@ def table_row(point):
         row["minus scratch, in points"] = f"{100 * found['mean']:+.1f}"
         row["95 % over folds"] = between(found["t_test"]) if found["t_test"] else ""
         row["verdict"] = found["verdict"]
+        if contrast := found["reduced_minus_others"]:
+            row["reduced - others"] = f"{100 * contrast['mean']:+.1f}"
+            row["its 95 %"] = between(contrast["t_test"]) if contrast["t_test"] else ""
+            row["its verdict"] = contrast["verdict"]
     return {**row, "run": point["run"]}
 
 

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +118,7 @@ RUNS = {
     "cnn_fast": "fast network, from scratch",
     "autoencoder_cls_fast": "fast network, two blocks frozen",
     "autoencoder_cls_fast_random": "fast network, two blocks random",
-    "autoencoder_cls_fast_tuned": "fast network, fine-tuned (superseded)",
+    "autoencoder_cls_fast_tuned": "fast network, fine-tuned (uninformative)",
 }
 
 
@@ -160,14 +162,17 @@ LAYERS = {
 
 def answer():
     """The README's first table: both networks on all labels, with the difference from scratch in points."""
-    compared, (scratch, *others) = comparisons("comparison"), LAYERS.items()
-
-    def cell(run, baseline):
-        return f"{accuracy(Run(run))}, {tested(compared[run, baseline])}"
-
-    rows = [(scratch[0], *(accuracy(Run(run)) for run in scratch[1]))]
-    rows += [(text, *map(cell, pair, scratch[1])) for text, pair in others]
-    return table(("first layers", "the study's deeper CNN", "the fast CNN"), rows)
+    compared, rows = comparisons("comparison"), []
+    controls = LAYERS["trained from scratch"]
+    for text, pair in LAYERS.items():
+        rows.append([text])
+        for run, control in zip(pair, controls, strict=True):
+            found = Run(run)
+            difference = f", {tested(compared[run, control])}" if run != control else ""
+            recall = np.mean([found.summary[f"recall {name}"]["mean"] for name in ("bird", "deer", "truck")])
+            rows[-1] += [accuracy(found) + difference, figure(recall, 2)]
+    recall = "its recall of the halved classes"
+    return table(("first layers", "the study's deeper CNN", recall, "the fast CNN", recall), rows)
 
 
 # --- The fair test on few labels ------------------------------------------------------------------------------------
@@ -186,9 +191,9 @@ THEN = {"scratch": "", "frozen": "frozen", "tuned": "fine-tuned"}
 class Arm(NamedTuple):
     source: str | None
     encoder: str
-    tried: dict  # {factor of the learning rate: validation accuracy of fold 1}
-    chosen: float  # the factor with the highest one
-    run: Run  # which was trained with this factor, and evaluated
+    tried: dict  # {(other layers' learning rate, if fine-tuned; factor): validation accuracy of fold 1}
+    chosen: tuple  # the key with the highest one
+    run: Run  # which was trained so, and evaluated
     difference: str  # from scratch, with its interval
 
 
@@ -196,12 +201,14 @@ def arms():
     """The arms of the fair test, and 'folds' or 'test images': intervals are over folds where all arms have three."""
     compared = {run: row for (run, _), row in comparisons("comparison_fair").items()}
     over = "folds" if all(row["t_test"] for row in compared.values()) else "test images"
-    tries = {}  # {(source, encoder): {factor: try}}
+    tries = {}  # {(source, encoder): {key: try}}
     for one in published("fair/tries"):
-        tries.setdefault((one["from"], one["encoder"]), {})[one["factor"]] = one
+        factor = one["encoder_rate_factor"]  # of fine-tuned layers alone
+        key = (one["learning_rate"], factor) if factor else (None, one["learning_rate"])
+        tries.setdefault((one["from"], one["encoder"]), {})[key] = one
     found = []
     for source, encoder in sorted(tries, key=lambda arm: (list(SOURCES).index(arm[0]), list(THEN).index(arm[1]))):
-        tried = {factor: one["val_accuracy"] for factor, one in tries[source, encoder].items()}
+        tried = {key: one["val_accuracy"] for key, one in tries[source, encoder].items()}
         chosen = max(tried, key=tried.get)
         run = tries[source, encoder][chosen]["run"]
         difference = tested(compared[run], "t_test" if over == "folds" else "bootstrap") if source else ""
@@ -210,33 +217,43 @@ def arms():
 
 
 def answer_few():
-    """The README's second table: the fast network on few labels, frozen and fine-tuned, by what its blocks learnt."""
-    cells = {(arm.source, arm.encoder): f"{accuracy(arm.run)}, {arm.difference}" for arm in arms()[0]}
-    cells[None, "frozen"] = cells[None, "tuned"] = cells.pop((None, "scratch")).removesuffix(", ")
-    encoders, tried = ("frozen", "tuned"), {source for source, _ in cells}
-    rows = [(SOURCES[one], *(cells.get((one, encoder), "") for encoder in encoders)) for one in SOURCES if one in tried]
-    return table(("the first two blocks come from", "frozen", "fine-tuned"), rows)
+    """The README's second table: the fast network on few labels, by what its first blocks learnt."""
+    rows, before = [], ""
+    for arm in arms()[0]:
+        text = SOURCES[arm.source]
+        rows.append((text if text != before else "", THEN[arm.encoder], accuracy(arm.run), arm.difference))
+        before = text
+    return table(("the first two blocks come from", "and are then", "test accuracy", "minus scratch, in points"), rows)
 
 
 def fair():
     """The tries of each arm on validation images, the one that was chosen, and what it gives on test images."""
     found, over = arms()
+    rows = []
+    for arm in found:
+        # The row with the chosen try comes first and has the arm's figures.
+        for rate in sorted({rate for rate, _ in arm.tried}, key=lambda rate: rate != arm.chosen[0]):
+            rows.append((arm, rate, rate == arm.chosen[0]))
 
-    def tried(arm, factor):
-        shown = figure(arm.tried[factor], 4) if factor in arm.tried else ""
-        return f"**{shown}**" if factor == arm.chosen else shown
+    def tried(row, factor):
+        arm, rate, _ = row
+        shown = figure(arm.tried[rate, factor], 4) if (rate, factor) in arm.tried else ""
+        return f"**{shown}**" if (rate, factor) == arm.chosen else shown
 
-    factors = sorted({factor for arm in found for factor in arm.tried}, reverse=True)
-    rates = {f"rate x {f'{one:g}'.removeprefix('0')}": lambda arm, one=one: tried(arm, one) for one in factors}
+    def of_chosen(cell):
+        return lambda row: cell(row[0]) if row[2] else ""
+
+    factors = sorted({factor for arm in found for _, factor in arm.tried}, reverse=True)
+    rates = {f"x {f'{one:g}'.removeprefix('0')}": lambda row, one=one: tried(row, one) for one in factors}
     columns = {
-        "first two blocks from": lambda arm: SOURCES[arm.source],
-        "then": lambda arm: THEN[arm.encoder],
+        "first two blocks from": lambda row: SOURCES[row[0].source],
+        "then": lambda row: THEN[row[0].encoder] + (f", other layers x {row[1]:g}" if row[1] else ""),
         **rates,
-        "test accuracy": lambda arm: accuracy(arm.run),
-        "folds": lambda arm: folds(arm.run),
-        f"minus scratch, in points (95 % over {over})": lambda arm: arm.difference,
+        "test accuracy": of_chosen(lambda arm: accuracy(arm.run)),
+        "folds": of_chosen(lambda arm: folds(arm.run)),
+        f"minus scratch, in points (95 % over {over})": of_chosen(lambda arm: arm.difference),
     }
-    return table_of(found, columns)
+    return table_of(rows, columns)
 
 
 # --- With fewer labels, and with remedies against the imbalance -----------------------------------------------------
@@ -252,8 +269,9 @@ def few_labels():
         "folds": lambda of: str(len(of["frozen"]["folds"])),
         "from scratch": lambda of: figure(of["scratch"]["accuracy"]),
         "frozen": lambda of: figure(of["frozen"]["accuracy"]),
-        "fine-tuned (superseded)": lambda of: figure(of["tuned"]["accuracy"]),
+        "fine-tuned (uninformative)": lambda of: figure(of["tuned"]["accuracy"]),
         "frozen minus scratch, in points (95 % over folds)": lambda of: tested(of["frozen"]["difference"]),
+        "recall of halved minus other classes": lambda of: tested(of["frozen"]["difference"]["reduced_minus_others"]),
         "fine-tuned minus scratch": lambda of: tested(of["tuned"]["difference"]),
     }
     return table_of([found[images] for images in sorted(found)], columns)

@@ -12,7 +12,6 @@ import pytest
 from conftest import CLASSES, ROOT
 from scipy import stats
 
-import common
 import compare
 import curve
 import data
@@ -158,17 +157,6 @@ def test_the_correction_is_nadeau_and_bengios():
     assert (low, high) == pytest.approx((2 - 2.7764451 * 0.9701425, 2 + 2.7764451 * 0.9701425))
 
 
-@pytest.mark.parametrize(("labelled", "correlation"), [(1, 0.15), (0.25, 0.15), (0.125, 0.85 / 8), (1 / 32, 0.85 / 32)])
-def test_folds_count_as_correlated_by_no_more_than_the_labelled_images_that_they_share(labelled, correlation):
-    assert compare.correlation_of_folds(0.15, labelled) == pytest.approx(correlation)
-    labels, drawn = np.arange(20_000) % 10, []
-    for fold in (1, 2):
-        train, _ = common.split_fold(labels, fold, 0.15, 0)
-        drawn.append({*train[common.labelled_rows(labels[train], labelled, 0, fold)]})
-    shared = len(drawn[0] & drawn[1]) / len(drawn[0])
-    assert shared == pytest.approx(0.85 * labelled, abs=0.02)
-
-
 def test_holm_on_a_published_case():
     # p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm") of R's documentation of the method
     assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -247,31 +235,6 @@ def test_power_against_a_planted_difference():
     assert 0.1 < rejected(differences[:, :3]) < 0.22
 
 
-def centroid_classifiers(random, studies, labelled, folds=5, images=400, features=10):
-    """The same of two learners without any chance of their own, each with this share of its training images.
-
-    A classifier is the mean of its training images, each turned to the side of its class; its accuracy is exact.
-    """
-    shift = np.full(features, 1 / np.sqrt(features))
-    subsets = np.argsort(random.random((studies, folds, images)), axis=2)[..., : round(labelled * 0.85 * images)]
-    accuracies = []
-    for _ in range(2):
-        pictures = shift + random.normal(size=(studies, images, features))
-        means = np.stack([pictures[np.arange(studies)[:, None], subsets[:, n]].mean(axis=1) for n in range(folds)], 1)
-        accuracies.append(stats.norm.cdf(means @ shift / np.linalg.norm(means, axis=2)))
-    return accuracies[0] - accuracies[1]
-
-
-@pytest.mark.parametrize("labelled", [1 / 32, 1 / 8])
-def test_false_alarms_with_few_labels(labelled):
-    differences = centroid_classifiers(np.random.default_rng(0), 1500, labelled)
-    correlation = compare.correlation_of_folds(0.15, labelled)
-    assert correlation_between(differences) <= correlation + 0.01  # though nothing but the images decides
-    for folds in (3, 5):
-        assert 0.02 < rejected(differences[:, :folds], correlation) < 0.055
-        assert rejected(differences[:, :folds]) < rejected(differences[:, :folds], correlation)
-
-
 # --- Which runs, against which ---
 
 
@@ -346,7 +309,6 @@ def test_runs_on_more_or_fewer_of_the_same_pictures_are_compared_where_named_alo
     assert "cnn_b" in run()["left_out"]
     (row,) = run("--runs=cnn cnn_b")["comparisons"]
     assert (row["run"], row["baseline"]) == ("cnn_b", "cnn") and row["unlike"].startswith(what)
-    assert row["correlation"] == 0.15  # of the pair's larger share
     assert row["reduced_minus_others"]["classes"] == ["bird", "deer", "truck"]
 
 

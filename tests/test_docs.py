@@ -133,10 +133,20 @@ def test_trainings_with_few_labels_have_the_length_that_was_chosen():
 def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
     """Three arms, each tried at other rates; two sources are tried frozen or fine-tuned only, the others not at all."""
     tries = [
-        {"from": None, "encoder": "scratch", "factor": 1.0, "val_accuracy": 0.6, "run": "plain"},
-        {"from": "masked", "encoder": "tuned", "factor": 3.0, "val_accuracy": 0.7, "run": "masked-r3"},
-        {"from": "masked", "encoder": "tuned", "factor": 0.01, "val_accuracy": 0.65, "run": "masked-r001"},
-        {"from": "turns", "encoder": "frozen", "factor": 1.0, "val_accuracy": 0.5, "run": "turns-r1"},
+        {
+            "from": source,
+            "encoder": encoder,
+            "learning_rate": rate,
+            "encoder_rate_factor": factor,
+            "val_accuracy": accuracy,
+        }
+        | {"run": run}
+        for source, encoder, rate, factor, accuracy, run in (
+            (None, "scratch", 3.0, None, 0.6, "plain"),
+            ("masked", "tuned", 1.0, 0.01, 0.65, "masked-slow"),
+            ("masked", "tuned", 3.0, 0.1, 0.7, "masked-fast"),
+            ("turns", "frozen", 0.1, None, 0.5, "turns"),
+        )
     ]
     over_images, over_folds = {"low": 0.01, "high": 0.03}, {"low": -0.01, "high": 0.05}
     row = {"baseline": "plain", "mean": 0.02, "bootstrap": over_images, "t_test": over_folds if folds > 2 else None}
@@ -146,8 +156,8 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
     }
     published = {
         "fair/tries": tries,
-        "comparison_fair": {"comparisons": [{**row, "run": run} for run in ("masked-r3", "turns-r1")]},
-        **{f"fair/{run}_report": report for run in ("plain", "masked-r3", "turns-r1")},
+        "comparison_fair": {"comparisons": [{**row, "run": run} for run in ("masked-fast", "turns")]},
+        **{f"fair/{run}_report": report for run in ("plain", "masked-fast", "turns")},
     }
     monkeypatch.setattr(results, "published", published.get)
 
@@ -156,15 +166,15 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
 
     difference = "+2.0 (-1.0 to +5.0)" if folds > 2 else "+2.0 (+1.0 to +3.0)"
     (titles, _, *rows), scores = cells(results.fair()), [".610 ± .010", str(folds)]
-    assert titles[2:5] == ["rate x 3", "rate x 1", "rate x .01"] and ("over folds" in titles[-1]) == (folds > 2)
+    assert titles[2:5] == ["x 3", "x .1", "x .01"] and ("over folds" in titles[-1]) == (folds > 2)
     assert [row[1:] for row in rows] == [
-        ["", "", "**.6000**", "", *scores, ""],
+        ["", "**.6000**", "", "", *scores, ""],
         ["frozen", "", "**.5000**", "", *scores, difference],
-        ["fine-tuned", "**.7000**", "", ".6500", *scores, difference],
+        ["fine-tuned, other layers x 3", "", "**.7000**", "", *scores, difference],
+        ["fine-tuned, other layers x 1", "", "", ".6500", "", "", ""],
     ]
-    few = {row[0]: row[1:] for row in cells(results.answer_few())[2:]}
-    assert few == {
-        results.SOURCES[None]: [scores[0], scores[0]],
-        results.SOURCES["turns"]: [f"{scores[0]}, {difference}", ""],
-        results.SOURCES["masked"]: ["", f"{scores[0]}, {difference}"],
-    }
+    assert cells(results.answer_few())[2:] == [
+        [results.SOURCES[None], "", scores[0], ""],
+        [results.SOURCES["turns"], "frozen", scores[0], difference],
+        [results.SOURCES["masked"], "fine-tuned", scores[0], difference],
+    ]
