@@ -426,7 +426,7 @@ def test_what_is_not_evaluated_or_was_trained_again_is_printed_alone(study, caps
 )
 def test_what_is_published_of_several_runs_is_of_their_reports(workdir, script, name):
     published = ROOT / "imgs"
-    for folder in ("halved", "curve", "fair"):
+    for folder in ("halved", "curve", "fair", "tried"):
         shutil.copytree(published / folder, recipes.IMAGES / folder)
     for path in published.glob("[!d]*_report.json"):  # those of digits are a reader's own
         shutil.copy(path, recipes.IMAGES)
