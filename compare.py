@@ -423,11 +423,12 @@ RUNS_COLUMNS = (
     "ensembles of different sizes do not compare. All on {test_images:,} test images of {source}."
 )
 DIFFERENCES_COLUMNS = (
-    "Differences in percentage points. Over folds: corrected resampled t-test. An interval holds for its row alone; p "
-    "and the verdict are adjusted (Holm's method) for the number of rows about the question (a pretrained encoder "
-    'minus the same network without one), or of all others. So an interval without 0 can stand beside "no difference '
-    'shown". Over test images: paired bootstrap, for these trained models alone. "reduced - others": mean recall of '
-    'the reduced classes minus that of the others; "worse" says that the reduced classes lose more, or gain less.'
+    "Differences in percentage points. Over folds: corrected resampled t-test. An interval holds for its row "
+    "alone; p and the verdict are adjusted (Holm's method) for the number of rows of the same figure, separately "
+    "for the rows about the question (a pretrained encoder minus the same network without one) and for all "
+    'others. So an interval without 0 can stand beside "no difference shown". Over test images: paired bootstrap,'
+    ' for these trained models alone. "reduced - others": mean recall of the reduced classes minus that of the '
+    'others; "worse" says that the reduced classes lose more, or gain less.'
 )
 ORIGINS = "Processor and code of each run (unknown: its record is older than the code's hash; +: uncommitted changes):"
 
@@ -441,8 +442,10 @@ def figures_of(run, reduced, autoencoders):
     for key, metric in COMPARED.items():
         if all(key in fold for fold in folds):  # a metric may be newer than a report
             values = [fold[key] for fold in folds]
-            of_class = metric.per_class and {name: spread([of[name] for of in values]) for name in reduced}
-            scores[key] = of_class if metric.per_class else spread(values)
+            if metric.per_class:
+                scores[key] = {name: spread([of[name] for of in values]) for name in reduced}
+            else:
+                scores[key] = spread(values)
     return {
         "words": run.words,
         "encoder": run.encoder,

@@ -13,7 +13,7 @@ import numpy as np
 from common import METRICS, QUALITY, TURNS, VIEWS, Augmentation, augment, count_trainable, titled, turn_in_order, views
 from data import IMAGE_SHAPE, load_data
 from recipes import IMAGES, ModelChoice, chosen_name, phases, require_choice, run_name, views_setting
-from runs import finished_trainings, no_training, require_one_study, require_same_classes
+from runs import finished_trainings, learnt, no_training, require_classes, require_one_study, require_same_classes
 from util import cli, plots
 from util.backend import Later, keras, ops
 from util.cli import InputError, RunFailed
@@ -48,13 +48,11 @@ def main(argv=None):
     if len({record.get("code_sha256") for record in records.values()}) > 1:
         print("note: these folds are of different versions of the code; where that matters, FORCE=1 trains them anew")
     record = records[trainings[0]]
-    classifies = options.model != "autoencoder" and record["settings"]["task"] == "classes"
-    if options.views != "one" and not classifies:
-        raise InputError(f"VIEWS is about the classes of pictures, which {name} does not tell; leave it out")
+    require_classes(options.views, name, record)
     set_up_device()
     if options.model == "autoencoder":
         evaluate_autoencoder(name, records, test, options)
-    elif classifies:
+    elif learnt(record) == "classes":
         evaluate_classifier(name, records, test, options)
         plot_images(options, train, record)
     else:

@@ -27,7 +27,7 @@ from recipes import (
     require_choice,
     views_setting,
 )
-from runs import finished_run, finished_trainings
+from runs import finished_run, finished_trainings, learnt, require_classes
 from util import cli, plots
 from util.cli import InputError
 from util.files import require_writable, write_atomically
@@ -55,16 +55,14 @@ def main(argv=None):
     if options.out and os.path.lexists(options.out):
         raise InputError(f"OUT: {options.out!r} is there already; choose another file, or remove it")
     name, records = chosen_run(options)
+    record = next(iter(records.values()))
+    require_classes(options.views, name, record)
     set_up_device()  # before pictures are read by several threads, so that TensorFlow's notes stay off the terminal
     images = read_pictures(paths)
     for folder in {IMAGES, *([Path(options.out).parent] if options.out else ())}:
         require_writable(folder)
 
-    record = next(iter(records.values()))
-    reconstructs = model_of(record["settings"]["model"]) == "autoencoder"
-    class_names = record["data"]["class_names"]
-    if options.views != "one" and (reconstructs or record["settings"]["task"] != "classes"):
-        raise InputError(f"VIEWS is about the classes of pictures, which {name} does not tell; leave it out")
+    reconstructs, class_names = "images" in learnt(record), record["data"]["class_names"]
     models = {run: run.load_model(IMAGE_SHAPE, IMAGE_SHAPE if reconstructs else (len(class_names),)) for run in records}
     by = "one finished training"
     if len(models) > 1:

@@ -649,7 +649,7 @@ def flat(key, value):
 
 
 def completed(settings):
-    """The settings of a record; where it is older than a setting, with that setting's default."""
+    """The settings of a record. Settings that are newer than the record get their defaults."""
     row = RECIPES.get(settings.get("model"))  # the network may be gone
     return merged(type(row.settings)(augmentation=PLAIN).model_dump(), settings) if row else settings
 

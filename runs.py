@@ -328,6 +328,12 @@ def learnt(record):
     return "noisy images" if settings.get("noise") else "masked images" if settings.get("masked") else "images"
 
 
+def require_classes(views, name, record):
+    """Raise InputError where VIEWS is given for a run that does not tell classes."""
+    if views != "one" and learnt(record) != "classes":
+        raise InputError(f"VIEWS is about the classes of pictures, which {name} does not tell; leave it out")
+
+
 def learnt_before(record, known):
     """What the run learnt that a classifier's layers come from, as `learnt` gives it; None where that is unknown.
 
