@@ -124,7 +124,8 @@ def read_run(path):
     if group in GROUPS[3:]:
         row["pictures"] = report["data"]["source"]
     text, data = path.with_suffix(".txt"), record["data"]
-    reduced = f"{', '.join(data['class_names'][n] for n in data['reduced'])}: {data['keep']} images"
+    kept = zip(data["reduced"], data["keep"], strict=True)
+    reduced = ", ".join(f"{data['class_names'][number]} {count}" for number, count in kept)
     return {
         "name": name,
         "group": group,
@@ -132,7 +133,7 @@ def read_run(path):
         "row": row,
         "facts": {
             "pictures": data["source"],
-            "reduced classes": reduced if data["reduced"] else "none",
+            "images kept of reduced classes": reduced or "none is reduced",
             "best epoch": f"{record['best_epoch']} of {len(record['history']['loss'])}",
             "device": f"{record['device']}, {record['precision']}",
             "versions": ", ".join(f"{package} {version}" for package, version in record.get("versions", {}).items()),

@@ -19,7 +19,6 @@ from recipes import (
     could_be_of,
     differing_settings,
     make_command,
-    model_of,
     name_and_fold,
     require_same_settings,
 )
@@ -213,13 +212,12 @@ def find_source(name, fold_number, fold):
             "another finished run"
         )
     record = run.read_record()
-    settings, data = record["settings"], record["data"]
+    data = record["data"]
     if data["sha256"] != fold.record["sha256"]:
         raise InputError(
             f"FROM={name}: {run.checkpoint} was trained on other pictures ({data['source']}); take another run"
         )
-    labels = model_of(settings["model"]) != "autoencoder" and settings["task"] == "classes"
-    if labels and data["val_sha256"] != fold.record["val_sha256"]:
+    if learnt(record) == "classes" and data["val_sha256"] != fold.record["val_sha256"]:
         raise InputError(
             f"FROM={name}: {run.checkpoint} has learnt the labels of pictures that validate here; take a run of this "
             "fold, with the same REDUCED, KEEP, VAL and SEED"
