@@ -149,6 +149,8 @@ def fast_twin(model, precision):
         return classes.get(layer.name, type(layer)).from_config(config)
 
     twin = keras.models.clone_model(model, clone_function=faster)
+    if classes:
+        kernels.join(twin)
     copy_weights(twin, model)
     return twin
 

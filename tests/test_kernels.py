@@ -117,6 +117,83 @@ def test_pooling_before_relu_is_relu_before_pooling():
     assert_equal(results(lambda x: relu(pool(x)), inputs), results(lambda x: pool(relu(x)), inputs))
 
 
+# --- The first block ---
+
+
+def first_block(channels=3, relu=None, pool=None, branch=False, **convolution):
+    """A convolution, its normalisation, pooling and ReLU, with random weights."""
+    image = keras.Input((9, 6, channels), name="image")
+    x = layers.Conv2D(**{"filters": 5, "kernel_size": 3, "padding": "same", "name": "convolution"} | convolution)(image)
+    normalised = layers.BatchNormalization(momentum=0.9, name="norm")(x)
+    x = (pool or layers.MaxPooling2D())(normalised)
+    x = (relu or layers.ReLU())(x)
+    if branch:
+        x = layers.Concatenate()([x, layers.MaxPooling2D()(normalised)])
+    model = keras.Model(image, x)
+    random = np.random.default_rng(4)
+    for layer in model.layers:
+        layer.set_weights([random.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    norm = model.get_layer("norm")
+    norm.set_weights([norm.get_weights()[0] * [1, -1, 1, -1, 1], *norm.get_weights()[1:]])  # gamma of both signs
+    return model
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize(("trainable", "training"), [(True, True), (True, False), (False, True)])
+def test_a_first_block_its_gradients_and_its_statistics_are_keras_s_own(trainable, training, use_bias, channels):
+    model = first_block(channels, use_bias=use_bias)
+    model.get_layer("norm").trainable = trainable
+    twin = training_model.fast_twin(model, "float32")
+    assert type(twin.get_layer("convolution")) is kernels.FirstBlock
+    inputs, pair = pictures(4, 9, 6, channels), []
+    for one in (twin, model):
+        weights = [weight for weight in one.trainable_weights if not (training and trainable and "bias" in weight.path)]
+        found = results(lambda x, one=one: one(x, training=training), inputs, [weight.value for weight in weights])
+        pair.append([*found, *one.get_layer("norm").get_weights()])
+    assert len(pair[0]) == len(pair[1]) == 7 + 2 * trainable + (use_bias and not (trainable and training))
+    assert_equal(*pair, 2e-5)
+
+
+def test_a_first_block_rounds_no_worse_in_bfloat16_than_keras_s_own():
+    model, found = first_block(use_bias=False), []
+    kernel = np.random.default_rng(6).normal(0, 1, (3, 3, 3, 5))
+    model.get_layer("convolution").set_weights([kernel - kernel.mean(axis=(0, 1, 2))])  # of differences
+    stock = keras.models.clone_model(
+        model, clone_function=lambda one: type(one).from_config(one.get_config() | {"dtype": "mixed_bfloat16"})
+    )
+    stock.set_weights(model.get_weights())
+    inputs = pictures(64, 9, 6, 3) + 10  # would show the sum of the rounding errors of a kernel
+    for one in (training_model.fast_twin(model, "mixed_bfloat16"), stock, model):
+        step = tf.function(lambda x, one=one: one(x, training=True))
+        found.append(results(step, inputs, [weight.value for weight in one.trainable_weights]))
+        found[-1] += one.get_layer("norm").get_weights()
+    for ours, keras_own, exact in zip(*found, strict=True):
+        error, allowed = (np.linalg.norm(one - exact) / np.linalg.norm(exact) for one in (ours, keras_own))
+        assert error < max(1.5 * allowed, 0.005)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"relu": layers.ReLU(6)},
+        {"relu": layers.LeakyReLU()},
+        {"pool": layers.MaxPooling2D(3)},
+        {"pool": layers.MaxPooling2D(padding="same")},
+        {"pool": layers.AveragePooling2D(2)},
+        {"activation": "relu"},
+        {"kernel_size": 5},
+        {"strides": 2},
+        {"channels": 8},
+        {"branch": True},
+    ],
+    ids=str,
+)
+def test_another_beginning_is_no_first_block(other):
+    model = first_block(**other)
+    assert set(kernels.fastest(model, in_bfloat16=False).values()) == {kernels.BatchNormalization}
+
+
 # --- SiLU ---
 
 
@@ -171,6 +248,12 @@ def test_the_fast_networks_layers_get_theirs():
     assert names["SiLU"] == {"silu", *(name.format("silu") for name in each)}
     assert names["SmallConv2D"] == {"block2_conv2", "block3_conv1", "block3_conv2"}  # of pictures of 8x8 and less
     assert set(kernels.fastest(model, in_bfloat16=False).values()) == {kernels.BatchNormalization}
+
+
+def test_the_cnn_begins_with_a_first_block():
+    found = kernels.fastest(bench.new_model("cnn"), in_bfloat16=True)
+    assert list(found) == ["conv1", "norm1", "pool1", "relu1", "norm2"]
+    assert (found["conv1"], found["norm2"]) == (kernels.FirstBlock, kernels.BatchNormalization)
 
 
 def test_only_what_is_known_to_be_the_same_is_replaced():
