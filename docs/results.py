@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import compare
 import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,12 +198,15 @@ class Arm(NamedTuple):
     difference: str  # from scratch, with its interval
 
 
-def arms():
-    """The arms of the fair test, and 'folds' or 'test images': intervals are over folds where all arms have three."""
-    compared = {run: row for (run, _), row in comparisons("comparison_fair").items()}
+def arms(test="fair"):
+    """The arms of a fair test, and 'folds' or 'test images': intervals are over folds where all arms have three.
+
+    `test` is 'fair', with few labels, or 'fair_all', with all of them.
+    """
+    compared = {run: row for (run, _), row in comparisons(f"comparison_{test}").items()}
     over = "folds" if all(row["t_test"] for row in compared.values()) else "test images"
     tries = {}  # {(source, encoder): {key: try}}
-    for one in published("fair/tries"):
+    for one in published(f"fair/{test.replace('fair', 'tries')}"):
         factor = one["encoder_rate_factor"]  # of fine-tuned layers alone
         key = (one["learning_rate"], factor) if factor else (None, one["learning_rate"])
         tries.setdefault((one["from"], one["encoder"]), {})[key] = one
@@ -226,9 +230,9 @@ def answer_few():
     return table(("the first two blocks come from", "and are then", "test accuracy", "minus scratch, in points"), rows)
 
 
-def fair():
+def fair(test="fair"):
     """The tries of each arm on validation images, the one that was chosen, and what it gives on test images."""
-    found, over = arms()
+    found, over = arms(test)
     rows = []
     for arm in found:
         # The row with the chosen try comes first and has the arm's figures.
@@ -254,6 +258,32 @@ def fair():
         f"minus scratch, in points (95 % over {over})": of_chosen(lambda arm: arm.difference),
     }
     return table_of(rows, columns)
+
+
+HALVED = ("bird", "deer", "truck")
+OF_HALVING = {  # of a run as compare.py reads it, on one fold
+    "accuracy": lambda run, fold: run.right[fold].mean(),
+    "recall of bird, deer and truck minus that of the others": lambda run, fold: run.contrast(HALVED, [fold])[0],
+}
+
+
+def halving():
+    """What halving changes: each arm of the fair test that was trained with no class halved as well, minus scratch."""
+    whole = {path.name: path for path in (ROOT / "imgs/fair").glob("*-none_report.json")}
+    found = [arm for arm in arms()[0] if f"{arm.run.name}-none_report.json" in whole]
+    rows = []
+    for arm in found[1:]:
+        names = [f"{one.run.name}{end}" for end in ("", "-none") for one in (arm, found[0])]
+        runs = [compare.Evaluated(ROOT / f"{name}_report.json", published(f"fair/{name}_report")) for name in names]
+        folds = sorted(set.intersection(*(set(run.folds) for run in runs)))
+        for title, measure in OF_HALVING.items():
+            of_runs = np.array([[measure(run, fold) for fold in folds] for run in runs])
+            gains = of_runs[[0, 2]] - of_runs[[1, 3]]  # with these classes halved, and with all images
+            tests = [compare.over_folds(values, runs[0].settings["val"]) for values in (*gains, gains[0] - gains[1])]
+            rows.append((SOURCES[arm.source], THEN[arm.encoder], title, str(len(folds)), *map(tested, tests)))
+    titles = ("first two blocks from", "then", "minus scratch, in points", "folds")
+    titles += ("halved", "not halved", "difference")
+    return table(titles, rows)
 
 
 # --- With fewer labels, and with remedies against the imbalance -----------------------------------------------------
@@ -302,7 +332,6 @@ def halved():
         "run": name,
         "folds": folds,
         "test accuracy": accuracy,
-        "ensemble": lambda run: f"{figure(run.ensemble['accuracy'])} (of {len(run.folds)})",
         "minus nothing, in points": against(tested),
         "p (Holm)": against(p_value),
         "recall of halved minus other classes, minus nothing": against(tested, "reduced_minus_others"),
