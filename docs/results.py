@@ -422,5 +422,5 @@ def peer():
 
 
 TABLES = (answer, answer_few, runs, differences, fair, few_labels, halved, study_networks, other_networks)
-TABLES += (benchmark, peer)
+TABLES += (halving, benchmark, peer)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}

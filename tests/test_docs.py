@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import textwrap
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+import compare
 import recipes
 from docs import results, tables
 
@@ -178,3 +180,30 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
         [results.SOURCES["turns"], "frozen", scores[0], difference],
         [results.SOURCES["masked"], "fine-tuned", scores[0], difference],
     ]
+
+
+def test_what_halving_changes_is_the_difference_of_two_gains():
+    """Recomputed from the reports' figures alone."""
+
+    def gains(end, measure):
+        folds = ([results.published(f"fair/{name}{end}_report")["folds"][n] for n in "123"] for name in names)
+        return np.subtract(*([measure(fold) for fold in of_run] for of_run in folds))
+
+    def contrast(fold):
+        halved = [fold["recall"][name] for name in ("bird", "deer", "truck")]
+        return np.mean(halved) - (sum(fold["recall"].values()) - sum(halved)) / 7
+
+    arms = {(results.SOURCES[arm.source], results.THEN[arm.encoder]): arm for arm in results.arms()[0]}
+    scratch = arms[results.SOURCES[None], ""]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.halving().splitlines()[2:]]
+    assert len(rows) >= 4
+    for source, then, what, folds, *found in rows:
+        names = arms[source, then].run.name, scratch.run.name
+        measure = contrast if "recall" in what else lambda fold: fold["accuracy"]
+        halved, whole = (gains(end, measure) for end in ("", "-none"))
+        low, high, _ = compare.corrected_t_test(halved - whole, 0.15)
+        assert folds == "3"
+        expected = [halved.mean(), whole.mean(), (halved - whole).mean(), low, high]
+        shown = [float(cell.split()[0]) for cell in found]
+        shown += [float(end) for end in re.search(r"\((\S+) to (\S+)\)", found[-1]).groups()]
+        assert shown == pytest.approx([100 * value for value in expected], abs=0.051)
