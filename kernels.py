@@ -149,7 +149,7 @@ class FirstBlock(layers.Conv2D):
         super().__init__(*args, dtype="float32", **options)  # of the kernel, until it is scaled
         self.computes_in = keras.dtype_policies.get(dtype).compute_dtype
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs, training=None):
         batch, height, width, _ = inputs.shape
         halves = (side and side // 2 for side in (height, width))
         return keras.KerasTensor((batch, *halves, self.filters), self.computes_in)

@@ -172,7 +172,8 @@ class PreciseBatchNorm(keras.callbacks.Callback):
         self.norms = [one for one in model.layers if isinstance(one, layers.BatchNormalization) and one.trainable]
 
         def call(layer, *args, **kwargs):
-            return layer(*args, **(kwargs | {"training": True} if layer in self.norms else kwargs))
+            normalises = layer in self.norms or hasattr(layer, "normalization")  # which kernels.FirstBlock computes
+            return layer(*args, **(kwargs | {"training": True} if normalises else kwargs))
 
         # The model itself, layer by layer, but with its batch normalisations as in training.
         self.normalising = keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)

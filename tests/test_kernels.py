@@ -18,6 +18,7 @@ import common
 import kernels
 import optimizers
 import recipes
+import training
 import training_model
 from util import hardware
 
@@ -171,6 +172,18 @@ def test_a_first_block_rounds_no_worse_in_bfloat16_than_keras_s_own():
     for ours, keras_own, exact in zip(*found, strict=True):
         error, allowed = (np.linalg.norm(one - exact) / np.linalg.norm(exact) for one in (ours, keras_own))
         assert error < max(1.5 * allowed, 0.005)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_precise_statistics_of_a_first_block_are_keras_s_own(trainable):
+    model, pair = first_block(), []
+    model.get_layer("norm").trainable = trainable
+    before = model.get_layer("norm").get_weights()
+    for one in (training_model.fast_twin(model, "float32"), model):
+        training.PreciseBatchNorm(one, pictures(1000, 9, 6, 3)).update_statistics()
+        pair.append(one.get_layer("norm").get_weights())
+    assert_equal(*pair, 2e-5)
+    assert np.array_equal(pair[0][3], before[3]) != trainable
 
 
 @pytest.mark.parametrize(
