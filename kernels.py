@@ -141,9 +141,11 @@ class FirstBlock(layers.Conv2D):
     The mean and the variance of each filter's outputs follow from those of the patches, which have few numbers. So they
     are known before the convolution, whose kernel and bias are scaled so that its outputs are normalised already: the
     normalisation never passes over them. The layers that follow pass their inputs on (`passed`).
+
+    `join` sets `folded_norm`, a weak reference to the normalisation: Keras would count its weights as this layer's own.
     """
 
-    normalization = None  # a weak reference: Keras would count the weights of a layer as this layer's own
+    folded_norm = None
 
     def __init__(self, *args, dtype=None, **options):
         super().__init__(*args, dtype="float32", **options)  # of the kernel, until it is scaled
@@ -155,9 +157,10 @@ class FirstBlock(layers.Conv2D):
         return keras.KerasTensor((batch, *halves, self.filters), self.computes_in)
 
     def call(self, inputs, training=None):
-        inputs, norm = tf.cast(inputs, self.computes_in), self.normalization()
+        inputs, norm = tf.cast(inputs, self.computes_in), self.folded_norm()
         learn = bool(training and norm.trainable)
-        kernel, bias = tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias) if self.use_bias else 0.0
+        kernel = tf.convert_to_tensor(self.kernel)
+        bias = tf.convert_to_tensor(self.bias) if self.use_bias else 0.0
         mean, variance = norm.moving_mean.value, norm.moving_variance.value
         if learn:
             rows = tf.reshape(kernel, [-1, self.filters])
@@ -198,18 +201,22 @@ def first_block(layer, after):
     if [type(one) for one in four] != [layers.Conv2D, layers.BatchNormalization, layers.MaxPooling2D, layers.ReLU]:
         return {}
     _, norm, pool, relu = four
-    # With more channels, the covariance of the patches would take longer than the normalisation.
-    known = plain_3x3(layer) and layer.activation is keras.activations.linear and layer.input.shape[-1] <= 4
-    known = known and plain_normalization(norm) and pool.pool_size == pool.strides == (2, 2) and pool.padding == "valid"
-    known = known and not (relu.max_value or relu.negative_slope or relu.threshold)
-    return {one.name: passed(type(one)) for one in four} | {layer.name: FirstBlock} if known else {}
+    same = (
+        plain_3x3(layer) and layer.activation is keras.activations.linear,
+        layer.input.shape[-1] <= 4,  # with more channels, the covariance of the patches takes longer than it saves
+        plain_normalization(norm),
+        pool.pool_size == pool.strides == (2, 2) and pool.padding == "valid",
+        (relu.max_value, relu.negative_slope, relu.threshold) == (None, 0, 0),
+        not any(one.activity_regularizer for one in four),
+    )
+    return {one.name: passed(type(one)) for one in four} | {layer.name: FirstBlock} if all(same) else {}
 
 
 def join(twin):
     """Show each FirstBlock of a twin the normalisation that it computes."""
     for name, after in followers(twin).items():
         if isinstance(layer := twin.get_layer(name), FirstBlock):
-            layer.normalization = weakref.ref(after[0])
+            layer.folded_norm = weakref.ref(after[0])
 
 
 def fastest(model, in_bfloat16):

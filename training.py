@@ -172,7 +172,7 @@ class PreciseBatchNorm(keras.callbacks.Callback):
         self.norms = [one for one in model.layers if isinstance(one, layers.BatchNormalization) and one.trainable]
 
         def call(layer, *args, **kwargs):
-            normalises = layer in self.norms or hasattr(layer, "normalization")  # which kernels.FirstBlock computes
+            normalises = layer in self.norms or hasattr(layer, "folded_norm")  # a kernels.FirstBlock
             return layer(*args, **(kwargs | {"training": True} if normalises else kwargs))
 
         # The model itself, layer by layer, but with its batch normalisations as in training.

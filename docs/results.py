@@ -41,6 +41,8 @@ def comparisons(name):
     return {(row["run"], row["baseline"]): row for row in published(name)["comparisons"]}
 
 
+HALVED = ("bird", "deer", "truck")
+
 # --- How figures are shown ------------------------------------------------------------------------------------------
 
 
@@ -170,7 +172,7 @@ def answer():
         for run, control in zip(pair, controls, strict=True):
             found = Run(run)
             difference = f", {tested(compared[run, control])}" if run != control else ""
-            recall = np.mean([found.summary[f"recall {name}"]["mean"] for name in ("bird", "deer", "truck")])
+            recall = np.mean([found.summary[f"recall {name}"]["mean"] for name in HALVED])
             rows[-1] += [accuracy(found) + difference, figure(recall, 2)]
     recall = "its recall of the halved classes"
     return table(("first layers", "the study's deeper CNN", recall, "the fast CNN", recall), rows)
@@ -260,7 +262,6 @@ def fair(test="fair"):
     return table_of(rows, columns)
 
 
-HALVED = ("bird", "deer", "truck")
 OF_HALVING = {  # of a run as compare.py reads it, on one fold
     "accuracy": lambda run, fold: run.right[fold].mean(),
     "recall of bird, deer and truck minus that of the others": lambda run, fold: run.contrast(HALVED, [fold])[0],
@@ -269,11 +270,11 @@ OF_HALVING = {  # of a run as compare.py reads it, on one fold
 
 def halving():
     """What halving changes: each arm of the fair test that was trained with no class halved as well, minus scratch."""
-    whole = {path.name: path for path in (ROOT / "imgs/fair").glob("*-none_report.json")}
-    found = [arm for arm in arms()[0] if f"{arm.run.name}-none_report.json" in whole]
+    whole = {path.name for path in (ROOT / "imgs/fair").glob("*-none_report.json")}
+    (scratch, *others), _ = arms()
     rows = []
-    for arm in found[1:]:
-        names = [f"{one.run.name}{end}" for end in ("", "-none") for one in (arm, found[0])]
+    for arm in (arm for arm in others if f"{arm.run.name}-none_report.json" in whole):
+        names = [f"{one.run.name}{end}" for end in ("", "-none") for one in (arm, scratch)]
         runs = [compare.Evaluated(ROOT / f"{name}_report.json", published(f"fair/{name}_report")) for name in names]
         folds = sorted(set.intersection(*(set(run.folds) for run in runs)))
         for title, measure in OF_HALVING.items():

@@ -172,8 +172,10 @@ def tiny_classifier(x, classes):
 
 
 def pooled_classifier(x, classes):
-    """Takes pictures of any size, and has a branch."""
-    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 8, strides=4, name="conv")(x))
+    """Takes pictures of any size, begins with what kernels.FirstBlock computes, and has a branch."""
+    x = layers.BatchNormalization(name="norm0")(layers.Conv2D(4, 3, padding="same", name="conv0")(x))
+    x = layers.ReLU(name="relu0")(layers.MaxPooling2D(name="pool0")(x))
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 4, strides=2, name="conv")(x))
     branch = layers.BatchNormalization(name="norm2")(layers.Conv2D(4, 3, padding="same", name="conv2")(x))
     x = layers.Dropout(0.2, name="dropout")(layers.Add(name="add")([x, branch]))
     return layers.Dense(classes, activation="softmax", name="probabilities")(layers.GlobalMaxPooling2D(name="max")(x))

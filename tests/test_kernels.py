@@ -121,7 +121,7 @@ def test_pooling_before_relu_is_relu_before_pooling():
 # --- The first block ---
 
 
-def first_block(channels=3, relu=None, pool=None, branch=False, **convolution):
+def network_of_four(channels=3, relu=None, pool=None, branch=False, **convolution):
     """A convolution, its normalisation, pooling and ReLU, with random weights."""
     image = keras.Input((9, 6, channels), name="image")
     x = layers.Conv2D(**{"filters": 5, "kernel_size": 3, "padding": "same", "name": "convolution"} | convolution)(image)
@@ -143,7 +143,7 @@ def first_block(channels=3, relu=None, pool=None, branch=False, **convolution):
 @pytest.mark.parametrize("use_bias", [False, True])
 @pytest.mark.parametrize(("trainable", "training"), [(True, True), (True, False), (False, True)])
 def test_a_first_block_its_gradients_and_its_statistics_are_keras_s_own(trainable, training, use_bias, channels):
-    model = first_block(channels, use_bias=use_bias)
+    model = network_of_four(channels, use_bias=use_bias)
     model.get_layer("norm").trainable = trainable
     twin = training_model.fast_twin(model, "float32")
     assert type(twin.get_layer("convolution")) is kernels.FirstBlock
@@ -156,8 +156,9 @@ def test_a_first_block_its_gradients_and_its_statistics_are_keras_s_own(trainabl
     assert_equal(*pair, 2e-5)
 
 
-def test_a_first_block_rounds_no_worse_in_bfloat16_than_keras_s_own():
-    model, found = first_block(use_bias=False), []
+@pytest.mark.parametrize("mean", [0, 0.3])  # of the gradient that comes in
+def test_a_first_block_rounds_little_worse_in_bfloat16_than_keras_s_own(mean):
+    model, found = network_of_four(use_bias=False), []
     kernel = np.random.default_rng(6).normal(0, 1, (3, 3, 3, 5))
     model.get_layer("convolution").set_weights([kernel - kernel.mean(axis=(0, 1, 2))])  # of differences
     stock = keras.models.clone_model(
@@ -167,16 +168,16 @@ def test_a_first_block_rounds_no_worse_in_bfloat16_than_keras_s_own():
     inputs = pictures(64, 9, 6, 3) + 10  # would show the sum of the rounding errors of a kernel
     for one in (training_model.fast_twin(model, "mixed_bfloat16"), stock, model):
         step = tf.function(lambda x, one=one: one(x, training=True))
-        found.append(results(step, inputs, [weight.value for weight in one.trainable_weights]))
+        found.append(results(step, inputs, [weight.value for weight in one.trainable_weights], mean))
         found[-1] += one.get_layer("norm").get_weights()
     for ours, keras_own, exact in zip(*found, strict=True):
         error, allowed = (np.linalg.norm(one - exact) / np.linalg.norm(exact) for one in (ours, keras_own))
-        assert error < max(1.5 * allowed, 0.005)
+        assert error < max(1.5 * allowed, 0.01)
 
 
 @pytest.mark.parametrize("trainable", [True, False])
 def test_precise_statistics_of_a_first_block_are_keras_s_own(trainable):
-    model, pair = first_block(), []
+    model, pair = network_of_four(), []
     model.get_layer("norm").trainable = trainable
     before = model.get_layer("norm").get_weights()
     for one in (training_model.fast_twin(model, "float32"), model):
@@ -190,11 +191,13 @@ def test_precise_statistics_of_a_first_block_are_keras_s_own(trainable):
     "other",
     [
         {"relu": layers.ReLU(6)},
+        {"relu": layers.ReLU(0)},
         {"relu": layers.LeakyReLU()},
         {"pool": layers.MaxPooling2D(3)},
         {"pool": layers.MaxPooling2D(padding="same")},
         {"pool": layers.AveragePooling2D(2)},
         {"activation": "relu"},
+        {"activity_regularizer": "l2"},
         {"kernel_size": 5},
         {"strides": 2},
         {"channels": 8},
@@ -203,7 +206,7 @@ def test_precise_statistics_of_a_first_block_are_keras_s_own(trainable):
     ids=str,
 )
 def test_another_beginning_is_no_first_block(other):
-    model = first_block(**other)
+    model = network_of_four(**other)
     assert set(kernels.fastest(model, in_bfloat16=False).values()) == {kernels.BatchNormalization}
 
 
