@@ -200,15 +200,12 @@ class Arm(NamedTuple):
     difference: str  # from scratch, with its interval
 
 
-def arms(test="fair"):
-    """The arms of a fair test, and 'folds' or 'test images': intervals are over folds where all arms have three.
-
-    `test` is 'fair', with few labels, or 'fair_all', with all of them.
-    """
-    compared = {run: row for (run, _), row in comparisons(f"comparison_{test}").items()}
+def arms():
+    """The arms of the fair test, and 'folds' or 'test images': intervals are over folds where all arms have three."""
+    compared = {run: row for (run, _), row in comparisons("comparison_fair").items()}
     over = "folds" if all(row["t_test"] for row in compared.values()) else "test images"
     tries = {}  # {(source, encoder): {key: try}}
-    for one in published(f"fair/{test.replace('fair', 'tries')}"):
+    for one in published("fair/tries"):
         factor = one["encoder_rate_factor"]  # of fine-tuned layers alone
         key = (one["learning_rate"], factor) if factor else (None, one["learning_rate"])
         tries.setdefault((one["from"], one["encoder"]), {})[key] = one
@@ -232,9 +229,9 @@ def answer_few():
     return table(("the first two blocks come from", "and are then", "test accuracy", "minus scratch, in points"), rows)
 
 
-def fair(test="fair"):
+def fair():
     """The tries of each arm on validation images, the one that was chosen, and what it gives on test images."""
-    found, over = arms(test)
+    found, over = arms()
     rows = []
     for arm in found:
         # The row with the chosen try comes first and has the arm's figures.
@@ -250,7 +247,7 @@ def fair(test="fair"):
         return lambda row: cell(row[0]) if row[2] else ""
 
     factors = sorted({factor for arm in found for _, factor in arm.tried}, reverse=True)
-    rates = {f"x {f'{one:g}'.removeprefix('0')}": lambda row, one=one: tried(row, one) for one in factors}
+    rates = {times(one): lambda row, one=one: tried(row, one) for one in factors}
     columns = {
         "first two blocks from": lambda row: SOURCES[row[0].source],
         "then": lambda row: THEN[row[0].encoder] + (f", other layers x {row[1]:g}" if row[1] else ""),
@@ -260,6 +257,21 @@ def fair(test="fair"):
         f"minus scratch, in points (95 % over {over})": of_chosen(lambda arm: arm.difference),
     }
     return table_of(rows, columns)
+
+
+def times(factor):
+    return f"x {f'{factor:g}'.removeprefix('0')}"
+
+
+def all_labels():
+    """The tries with all labels, on validation images of fold 1."""
+    tried = {}
+    for one in published("fair/tries_all"):
+        factor = one["encoder_rate_factor"] or one["learning_rate"]
+        tried.setdefault((SOURCES[one["from"]], THEN[one["encoder"]]), {})[factor] = figure(one["val_accuracy"], 4)
+    factors = sorted({factor for accuracies in tried.values() for factor in accuracies}, reverse=True)
+    rows = [(*arm, *(accuracies.get(one, "") for one in factors)) for arm, accuracies in tried.items()]
+    return table(("first two blocks from", "then", *map(times, factors)), rows)
 
 
 OF_HALVING = {  # of a run as compare.py reads it, on one fold
@@ -423,5 +435,5 @@ def peer():
 
 
 TABLES = (answer, answer_few, runs, differences, fair, few_labels, halved, study_networks, other_networks)
-TABLES += (halving, benchmark, peer)
+TABLES += (all_labels, halving, benchmark, peer)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}
