@@ -13,7 +13,7 @@ $(if $(wildcard train_cnn.py),,$(error this is not the project's folder; `make -
 OPTIONS := ARCH:arch DATA:data NAME:name NOAUG:noaug TARGET:target ENCODER:encoder MODEL:model CONFIG:config \
   FORCE:force REDUCED:reduced KEEP:keep VAL:val LABELLED:labelled SEED:seed PRECISION:precision LR:learning-rate \
   BATCH:batch-size EPOCHS:epochs PATIENCE:patience RUNS:runs BASELINE:baseline FORMAT:format IMAGE:image OUT:out \
-  FROM:from TASK:task VIEWS:views
+  FROM:from TASK:task VIEWS:views TORCH:torch
 OWN     := FOLDS LAUNCH GPU PYTHON KERAS_BACKEND
 KNOBS   := $(foreach pair,$(OPTIONS),$(firstword $(subst :, ,$(pair)))) $(OWN)
 
@@ -33,6 +33,7 @@ predict_takes    := MODEL $(CLS) IMAGE OUT VIEWS
 export_takes     := MODEL $(CLS) FORMAT
 compare_takes    := DATA NAME RUNS BASELINE
 curve_takes      := ARCH NAME
+bench_takes      := TORCH
 
 # A misspelt knob is an error, and so is one that a target would ignore.
 GOALS := $(foreach goal,$(or $(MAKECMDGOALS),help),$(firstword $(subst -fold, ,$(goal))))
@@ -148,7 +149,7 @@ lint:  ## Check the code and its format
 docs: $(ready)  ## Write the generated tables of README.md and docs/ anew
 	$(python) -m docs.tables
 bench: $(ready)  ## Measure how fast this machine trains and predicts: six minutes of two idle cores
-	$(python) bench.py
+	$(python) bench.py $(call options,$(bench_takes))
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
 	rm -rf $(foreach place,checkpoints/ checkpoints/. imgs/ imgs/.,$(place)digits_*_demo_* $(place)digits_*_demo.*)

@@ -1,11 +1,13 @@
 """How fast this machine trains and predicts, and how near it comes to its limit: some six minutes on two cores.
 
-The pictures are random, in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows.
+The pictures are random, in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows. With --torch,
+the same steps in PyTorch are timed as well (docs/peer_torch.py).
 """
 
 import itertools
 import math
 import resource
+import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +23,7 @@ from recipes import IMAGES, PLAIN, RECIPES
 from util import cli, hardware
 from util.backend import Later, keras, ops
 from util.files import write_json
-from util.options import Part, parse
+from util.options import Part, parse, setting
 from util.plots import markdown_table
 
 training, training_model, optimizers = map(Later, ("training", "training_model", "optimizers"))
@@ -35,8 +37,13 @@ FORMULA = (
 )
 
 
+class Options(Part):
+    torch: str = setting("", "a Python that has PyTorch, to time beside it", knob="TORCH")
+
+
 def main(argv=None):
-    parse(__doc__, Part, argv=argv)
+    torch = parse(__doc__, Options, argv=argv).torch
+    versions = hardware.versions() | ({"torch": Peer(torch, "cnn", 1).version} if torch else {})
     device, _ = hardware.set_up_device()
     precision, reason = hardware.resolve_precision("auto")
     processor, commit = hardware.processor_name(), hardware.current_commit(Path(__file__).parent)
@@ -47,15 +54,15 @@ def main(argv=None):
         print(f"measuring {name}", flush=True)
         # Each in a process of its own, so that its start and its peak memory are measured too.
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            models[name] = pool.submit(measure, name, precision, time.monotonic()).result()
+            models[name] = pool.submit(measure, name, precision, time.monotonic(), torch).result()
     path = IMAGES / "benchmark.json"
-    about |= {"versions": hardware.versions(), "commit": commit, "windows": WINDOWS, "formula": FORMULA}
+    about |= {"versions": versions, "commit": commit, "windows": WINDOWS, "formula": FORMULA}
     write_json(path, about | {"models": models})
     print(show_table(models))
     print(f"median [quartiles] of {WINDOWS} windows, or measured once; {FORMULA}", f"{path} is written", sep="\n")
 
 
-def measure(name, precision, began):
+def measure(name, precision, began, torch):
     """Figures of a model: {name: [lower quartile, median, upper quartile] over windows, or one number}."""
     hardware.set_up_device()
     settings, model = RECIPES[name].settings, new_model(name)
@@ -102,11 +109,14 @@ def measure(name, precision, began):
         "nothing": lambda: nothing.predict_on_batch(inputs),  # what calling a model costs
         "matrix product": lambda: float(ops.matmul(matrix, matrix)[0, 0]),
     }
-    seconds = time_in_turn({"fit": fit} | {key: repeat(call) for key, call in calls.items()})
+    timers = {"fit": fit} | {key: repeat(call) for key, call in calls.items()}
+    peers = {"step in PyTorch": [], "step in PyTorch, compiled": ["compile"]} if torch else {}
+    timers |= {key: Peer(torch, name, settings.batch_size, *word) for key, word in peers.items()}
+    seconds = time_in_turn(timers)
     augmentation = seconds["augmentation"] - seconds["nothing"]
     rate = operations(model, settings.batch_size) / seconds["step"] / 1e9
     limit = 2 * 3000**3 / seconds["matrix product"] / 1e9
-    figures = {f"{key}, images/s": settings.batch_size / seconds[key] for key in ("fit", *steps)} | {
+    figures = {f"{key}, images/s": settings.batch_size / seconds[key] for key in ("fit", *steps, *peers)} | {
         "prediction, images/s": 500 / seconds["prediction"],
         "step / stock Keras": seconds["step, stock Keras in float32"] / seconds["step"],
         "fit / step": seconds["step"] / seconds["fit"],
@@ -116,6 +126,8 @@ def measure(name, precision, began):
         "augmentation, ms a batch": 1e3 * augmentation,
         "both, % of a step": 100 * (seconds["generator"] + augmentation) / seconds["step"],
     }
+    if torch:
+        figures["step / the faster PyTorch"] = np.min([seconds[key] for key in peers], axis=0) / seconds["step"]
     return {key: np.quantile(values, [0.25, 0.5, 0.75]).tolist() for key, values in figures.items()} | once
 
 
@@ -151,6 +163,24 @@ class Fit:
         )
         self.model.fit(self.batches, steps_per_epoch=count + 1, verbose=0, shuffle=False, callbacks=[note])
         return self.ended[-1] - self.ended[0]
+
+
+class Peer:
+    """A timer of a training step in PyTorch, in a process of its own."""
+
+    def __init__(self, python, *words):
+        command = [python, Path(__file__).parent / "docs/peer_torch.py", *map(str, words)]
+        try:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.version = self.process.stdout.readline().strip()
+        except OSError as error:
+            raise cli.InputError(f"TORCH {python!r} cannot be started: {error.strerror}") from None
+        if not self.version:
+            raise cli.InputError(f"TORCH {python!r} runs no docs/peer_torch.py, for the reason above")
+
+    def __call__(self, count):
+        print(count, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
 
 
 def repeat(function):

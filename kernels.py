@@ -71,23 +71,36 @@ class SiLU(layers.Activation):
         return silu(inputs)
 
 
-@tf.custom_gradient
-def convolution_by_products(inputs, kernel, bias):
-    """A 3x3 convolution with stride 1 and 'same' padding, whose kernel gradient is nine matrix products.
+def shifted(values, shifts):
+    """The pixels at each of `shifts` from each pixel, 0 where there are none.
 
-    There is one product for each of the kernel's nine places.
+    (batch, height, width, channels) -> (batch x height x width, shifts x channels). A gather copies them in one pass.
+    """
+    _, height, width, channels = values.shape
+    y, x = np.mgrid[:height, :width].reshape(2, -1, 1) + np.transpose(shifts)[:, None]
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    pixels = tf.pad(tf.reshape(values, [-1, height * width, channels]), [[0, 0], [0, 1], [0, 0]])
+    there = tf.gather(pixels, np.where(inside, y * width + x, height * width), axis=1)
+    return tf.reshape(there, [-1, len(shifts) * channels])
+
+
+@tf.custom_gradient
+def convolution_by_product(inputs, kernel, bias):
+    """A 3x3 convolution with stride 1 and 'same' padding, whose kernel gradient is one matrix product.
+
+    The product of the inputs' pixels, at three shifts in x, and of the outputs' gradients, at three shifts in y, holds
+    all nine places of the kernel.
     """
 
     def gradient(upstream):
         into_inputs = tf.raw_ops.Conv2DBackpropInput(
             input_sizes=tf.shape(inputs), filter=kernel, out_backprop=upstream, strides=[1] * 4, padding="SAME"
         )
-        _, height, width, channels = inputs.shape
-        padded = tf.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
-        rows = tf.reshape(upstream, [-1, kernel.shape[-1]])
-        shifted = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-        products = [tf.matmul(tf.reshape(one, [-1, channels]), rows, transpose_a=True) for one in shifted]
-        return into_inputs, tf.reshape(tf.stack(products), kernel.shape), sum_of_rows(rows)
+        *_, channels, filters = kernel.shape
+        rows, columns = shifted(upstream, [(1, 0), (0, 0), (-1, 0)]), shifted(inputs, [(0, -1), (0, 0), (0, 1)])
+        product = tf.reshape(tf.matmul(rows, columns, transpose_a=True), [3, filters, 3, channels])
+        into_kernel = tf.transpose(product, [0, 2, 3, 1])
+        return into_inputs, into_kernel, sum_of_rows(tf.reshape(upstream, [-1, filters]))
 
     return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, strides=1, padding="SAME"), bias), gradient
 
@@ -98,7 +111,7 @@ class SmallConv2D(layers.Conv2D):
     def call(self, inputs):
         kernel = tf.convert_to_tensor(self.kernel)
         bias = tf.convert_to_tensor(self.bias) if self.use_bias else tf.zeros(self.filters, kernel.dtype)
-        return self.activation(convolution_by_products(inputs, kernel, bias))
+        return self.activation(convolution_by_product(inputs, kernel, bias))
 
 
 def patch_moments(inputs):

@@ -1,20 +1,19 @@
-"""The training steps of `make bench` in PyTorch, to compare with: images/s of the same four networks on a processor.
+"""A training step of `make bench` in PyTorch, to compare with; `make bench TORCH=/path/to/python` starts this.
 
-Takes an environment of its own with PyTorch; with the word `compile` the networks are compiled. Channels last, bfloat16
-by autocast, random pictures. Writes imgs/benchmark_torch[_compiled].json. The fast network learns by plain SGD here,
-without Muon, its first weights and what else ours does in a step.
+    python docs/peer_torch.py cnn 128            the network and the images of a batch
+    python docs/peer_torch.py cnn 128 compile    the same, compiled
+
+It needs an environment with PyTorch. Channels last, bfloat16 by autocast, random pictures, no augmentation.
+It prints PyTorch's version, and then, for each number that it reads, the seconds which so many steps take. The fast
+network learns by plain SGD here, without Muon, its first weights and what else ours does in a step.
 """
 
 import itertools
-import json
-import statistics
 import sys
 import time
 
 import torch
 from torch import nn
-
-WINDOWS, SECONDS = 5, 2
 
 
 def conv(channels, filters, bias=True):
@@ -58,15 +57,16 @@ def fast_network():
 
 
 class Classifier(nn.Module):
-    """The deeper CNN on two frozen blocks."""
+    """The deeper CNN on two frozen blocks, in which normalisation is frozen as well and dropout is not, as in Keras."""
 
     def __init__(self):
         super().__init__()
         self.frozen = nn.Sequential(*first_blocks()).requires_grad_(False)
         self.rest = nn.Sequential(*conv_relu_norm(128, *[256] * 3), *cnn_layers(256, 8))
+        for layer in self.frozen:
+            layer.train(not isinstance(layer, nn.BatchNorm2d))
 
     def forward(self, images):
-        self.frozen.eval()
         with torch.no_grad():
             code = self.frozen(images)
         return self.rest(code)
@@ -77,17 +77,16 @@ OPTIMIZERS = {
     "rmsprop": lambda weights: torch.optim.RMSprop(weights, 1e-3, foreach=True),
     "sgd": lambda weights: torch.optim.SGD(weights, 0.1, momentum=0.85, nesterov=True, fused=True),
 }
-# As in RECIPES: the network, the images of a batch, the optimizer.
+# As in RECIPES: the network and its optimizer.
 MODELS = {
-    "cnn": (lambda: nn.Sequential(*cnn_layers(3, 32)), 128, "adam"),
-    "cnn_fast": (fast_network, 1000, "sgd"),
-    "autoencoder": (autoencoder, 128, "rmsprop"),
-    "autoencoder_cls": (Classifier, 128, "adam"),
+    "cnn": (lambda: nn.Sequential(*cnn_layers(3, 32)), "adam"),
+    "cnn_fast": (fast_network, "sgd"),
+    "autoencoder": (autoencoder, "rmsprop"),
+    "autoencoder_cls": (Classifier, "adam"),
 }
 
 
-def images_per_second(build, batch, optimizer, compiled):
-    """[lower quartile, median, upper quartile] of windows."""
+def training_step(build, optimizer, batch, compiled):
     network = build().to(memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[optimizer]([weight for weight in network.parameters() if weight.requires_grad])
     function = torch.compile(network) if compiled else network
@@ -102,28 +101,19 @@ def images_per_second(build, batch, optimizer, compiled):
         loss(outputs.float(), target).backward()
         optimizer.step()
 
-    for _ in range(3):
-        step()
-    rates = []
-    for _ in range(WINDOWS):
-        steps, began = 0, time.perf_counter()
-        while time.perf_counter() - began < SECONDS:
-            step()
-            steps += 1
-        rates.append(steps * batch / (time.perf_counter() - began))
-    return statistics.quantiles(rates, n=4)
+    return step
 
 
 def main():
+    name, batch, *compiled = sys.argv[1:]
     torch.manual_seed(0)
-    compiled = "compile" in sys.argv[1:]
-    found = {}
-    for name, row in MODELS.items():
-        found[name] = images_per_second(*row, compiled)
-        print(f"{name}: {found[name][1]:,.0f} images/s [{found[name][0]:,.0f} {found[name][2]:,.0f}]", flush=True)
-    with open(f"imgs/benchmark_torch{'_compiled' if compiled else ''}.json", "w") as file:
-        about = {"torch": torch.__version__, "compiled": compiled, "threads": torch.get_num_threads()}
-        file.write(json.dumps({**about, "models": found}, indent=1) + "\n")
+    step = training_step(*MODELS[name], int(batch), compiled == ["compile"])
+    print(torch.__version__, flush=True)
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print(time.perf_counter() - began, flush=True)
 
 
 if __name__ == "__main__":

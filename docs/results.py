@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import bench
 import compare
 import recipes
 
@@ -415,25 +416,9 @@ def other_networks():
 
 
 def benchmark():
-    import bench  # which imports what trains
-
     return bench.show_table(published("benchmark")["models"])
 
 
-def peer():
-    """A training step's speed beside the same step in PyTorch, measured on the same machine on the same day."""
-    ours = published("benchmark")["models"]
-    eager, compiled = (published(f"benchmark_torch{kind}")["models"] for kind in ("", "_compiled"))
-    rows = []
-    for model, found in ours.items():
-        step, share = (found[key][1] for key in ("step, images/s", "of a matrix product's GFLOP/s, %"))
-        theirs = [rates[model][1] for rates in (eager, compiled)]
-        speeds = [f"{speed:,.0f}" for speed in (*theirs, step)]
-        rows.append((code(model), *speeds, figure(step / max(theirs), 2), f"{share:.0f} %"))
-    titles = ("step, images/s", "PyTorch", "PyTorch, compiled", "ours", "ours / the faster of both")
-    return table((*titles, "share of the rate of a matrix product"), rows)
-
-
 TABLES = (answer, answer_few, runs, differences, fair, few_labels, halved, study_networks, other_networks)
-TABLES += (all_labels, halving, benchmark, peer)
+TABLES += (all_labels, halving, benchmark)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import bench
 import compare
 import evaluate
 import export
@@ -20,7 +21,7 @@ from util.options import Part, as_typed, knob_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = (ModelChoice, Training, train_ae_classifier.Options, Settings, AutoencoderSettings, ClassifierSettings)
-KINDS += (compare.Options, evaluate.Options, export.Options, predict.Options)
+KINDS += (compare.Options, evaluate.Options, export.Options, predict.Options, bench.Options)
 OF_MAKE = {
     "FOLDS": "folds to train (unset: 1 2 3 4 5; of the documents' networks their one split)",
     "LAUNCH": 'a prefix of every training command, such as "srun --gres=gpu:1"',

@@ -10,6 +10,7 @@ from keras import layers
 
 import bench
 import recipes
+from util.cli import InputError
 
 
 def test_operations_count_output_kernel_gradient_and_input_gradient():
@@ -69,7 +70,27 @@ class InThisProcess:
         return type("Done", (), {"result": lambda self: found})()
 
 
-def test_the_benchmark_writes_every_figure_of_a_model(workdir, monkeypatch, capsys):
+# In place of a Python with PyTorch: takes half a second for each step, compiled a quarter.
+PEER = """#!/bin/sh
+echo 1.2.3
+while read count; do echo $count $4 | awk '{ print $1 * ($2 == "compile" ? 0.25 : 0.5) }'; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "cannot be started: No such file"), ("#!/bin/sh\necho no torch >&2", "the reason above")]
+)
+def test_a_python_without_pytorch_is_said_before_anything_is_measured(text, words, workdir, capfd):
+    path = workdir / "python"
+    if text:
+        path.write_text(text)
+        path.chmod(0o755)
+    with pytest.raises(InputError, match=words):
+        bench.main(["--torch", str(path)])
+    assert capfd.readouterr() == ("", "no torch\n" if text else "")
+
+
+def test_the_benchmark_writes_every_figure_of_a_model_and_of_pytorch_beside_it(workdir, monkeypatch, capsys):
     monkeypatch.setattr(bench, "WINDOWS", 2)
     monkeypatch.setattr(bench, "SECONDS", 1e-9)
     monkeypatch.setattr(bench, "ProcessPoolExecutor", InThisProcess)
@@ -78,7 +99,10 @@ def test_the_benchmark_writes_every_figure_of_a_model(workdir, monkeypatch, caps
     row = recipes.RECIPES["autoencoder_cls"]
     settings = row.settings.model_copy(update={"batch_size": 10})
     monkeypatch.setitem(recipes.RECIPES, "autoencoder_cls", recipes.Recipe(tiny_classifier, settings, "conv"))
-    bench.main([])
+    peer = workdir / "python"
+    peer.write_text(PEER)
+    peer.chmod(0o755)
+    bench.main(["--torch", str(peer)])
     found = json.loads((workdir / recipes.IMAGES / "benchmark.json").read_text())
     assert found["precision"] in ("float32", "mixed_bfloat16")
     assert bench.show_table(found["models"]) in capsys.readouterr().out
@@ -88,3 +112,9 @@ def test_the_benchmark_writes_every_figure_of_a_model(workdir, monkeypatch, caps
         assert 0 < low <= middle <= high
     assert {"step / stock Keras", "of a matrix product's GFLOP/s, %", "both, % of a step"} < figures.keys()
     assert figures["peak memory of fit, GB"] > 0
+    assert found["versions"]["torch"] == "1.2.3"
+    assert (
+        figures["step in PyTorch, images/s"] == [20] * 3 and figures["step in PyTorch, compiled, images/s"] == [40] * 3
+    )
+    expected = [rate / 40 for rate in figures["step, images/s"]]
+    assert figures["step / the faster PyTorch"] == pytest.approx(expected)

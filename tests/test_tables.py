@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from conftest import ROOT, make
 
+import bench
 import compare
 import curve
 import evaluate
@@ -28,6 +29,7 @@ SCRIPTS = {  # target: (options, settings of its script)
     "curve": (curve.Options,),
     "predict": (predict.Options,),
     "export": (export.Options,),
+    "bench": (bench.Options,),
 }
 
 
