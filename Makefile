@@ -109,7 +109,8 @@ curve: $(ready)  ## Learning curves: accuracy against labelled images, of an ARC
 report: $(ready)  ## One page of all runs, comparisons and trainings under way: imgs/report.html
 predict: $(ready)  ## Classes of own pictures (MODEL=autoencoder: reconstructions): IMAGE="cat.jpg photos" MODEL=cnn
 export: $(ready)  ## Finished models in another format, checked: MODEL=cnn FORMAT=onnx (or tf_saved_model, litert)
-test-eval compare curve report predict export:
+bench: $(ready)  ## Measure how fast this machine trains and predicts: six minutes of two idle cores
+test-eval compare curve report predict export bench:
 	$(python) $(subst test-eval,evaluate,$@).py $(call options,$($@_takes))
 
 # An autoencoder is trained where one is needed and missing; the classifier's options are checked before its hours.
@@ -148,8 +149,6 @@ lint:  ## Check the code and its format
 	$(python) -m ruff format --check .
 docs: $(ready)  ## Write the generated tables of README.md and docs/ anew
 	$(python) -m docs.tables
-bench: $(ready)  ## Measure how fast this machine trains and predicts: six minutes of two idle cores
-	$(python) bench.py $(call options,$(bench_takes))
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
 	rm -rf $(foreach place,checkpoints/ checkpoints/. imgs/ imgs/.,$(place)digits_*_demo_* $(place)digits_*_demo.*)

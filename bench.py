@@ -1,9 +1,10 @@
-"""How fast this machine trains and predicts, and how near it comes to its limit: some six minutes on two cores.
+"""How fast this machine trains and predicts, and how near it comes to its limit: six minutes of two cores.
 
 The pictures are random, in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows. With --torch,
-the same steps in PyTorch are timed as well (docs/peer_torch.py).
+training steps in PyTorch are timed as well (docs/peer_torch.py), which takes twice as long.
 """
 
+import contextlib
 import itertools
 import math
 import resource
@@ -26,7 +27,7 @@ from util.files import write_json
 from util.options import Part, parse, setting
 from util.plots import markdown_table
 
-training, training_model, optimizers = map(Later, ("training", "training_model", "optimizers"))
+joblib, training, training_model, optimizers = map(Later, ("joblib", "training", "training_model", "optimizers"))
 
 MODELS = ("cnn", "cnn_fast", "autoencoder", "autoencoder_cls")
 WINDOWS, SECONDS = 5, 0.5  # how often each thing is timed, and for about how long each time
@@ -38,14 +39,22 @@ FORMULA = (
 
 
 class Options(Part):
-    torch: str = setting("", "a Python that has PyTorch, to time beside it", knob="TORCH")
+    torch: str = setting(
+        "", "the path of a Python that has PyTorch, whose training steps are timed as well", knob="TORCH"
+    )
 
 
 def main(argv=None):
     torch = parse(__doc__, Options, argv=argv).torch
-    versions = hardware.versions() | ({"torch": Peer(torch, "cnn", 1).version} if torch else {})
     device, _ = hardware.set_up_device()
     precision, reason = hardware.resolve_precision("auto")
+    versions = hardware.versions()
+    if torch:
+        if not device.startswith("CPU"):
+            raise cli.InputError(f"TORCH is for processors, and this is {device}")
+        with Peer(torch, "cnn", 1, precision, "compile") as peer:
+            peer(1)
+            versions["torch"] = peer.version
     processor, commit = hardware.processor_name(), hardware.current_commit(Path(__file__).parent)
     about = {"processor": processor, "device": device, "precision": precision, "precision_reason": reason}
     print(f"{processor}: {device}; {precision} ({reason})")
@@ -111,8 +120,13 @@ def measure(name, precision, began, torch):
     }
     timers = {"fit": fit} | {key: repeat(call) for key, call in calls.items()}
     peers = {"step in PyTorch": [], "step in PyTorch, compiled": ["compile"]} if torch else {}
-    timers |= {key: Peer(torch, name, settings.batch_size, *word) for key, word in peers.items()}
-    seconds = time_in_turn(timers)
+    with contextlib.ExitStack() as stack:
+        for key, word in peers.items():
+            timers[key] = stack.enter_context(Peer(torch, name, settings.batch_size, precision, *word))
+            ours = common.count_trainable(steps["step"])
+            if timers[key].parameters != ours:
+                raise ValueError(f"{name} has {ours:,} trainable parameters, in PyTorch {timers[key].parameters:,}")
+        seconds = time_in_turn(timers)
     augmentation = seconds["augmentation"] - seconds["nothing"]
     rate = operations(model, settings.batch_size) / seconds["step"] / 1e9
     limit = 2 * 3000**3 / seconds["matrix product"] / 1e9
@@ -127,7 +141,8 @@ def measure(name, precision, began, torch):
         "both, % of a step": 100 * (seconds["generator"] + augmentation) / seconds["step"],
     }
     if torch:
-        figures["step / the faster PyTorch"] = np.min([seconds[key] for key in peers], axis=0) / seconds["step"]
+        faster = min(peers, key=lambda key: np.median(seconds[key]))
+        figures["step / the faster PyTorch"] = seconds[faster] / seconds["step"]
     return {key: np.quantile(values, [0.25, 0.5, 0.75]).tolist() for key, values in figures.items()} | once
 
 
@@ -166,21 +181,32 @@ class Fit:
 
 
 class Peer:
-    """A timer of a training step in PyTorch, in a process of its own."""
+    """A timer of a training step in PyTorch, in a process of its own that ends with the `with` block."""
 
-    def __init__(self, python, *words):
-        command = [python, Path(__file__).parent / "docs/peer_torch.py", *map(str, words)]
+    def __init__(self, torch, name, batch, precision, *words):
+        options = map(str, (name, batch, precision, joblib.cpu_count(), *words))
+        self.torch, command = torch, [torch, Path(__file__).parent / "docs/peer_torch.py", *options]
         try:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            self.version = self.process.stdout.readline().strip()
         except OSError as error:
-            raise cli.InputError(f"TORCH {python!r} cannot be started: {error.strerror}") from None
-        if not self.version:
-            raise cli.InputError(f"TORCH {python!r} runs no docs/peer_torch.py, for the reason above")
+            raise cli.InputError(f"TORCH {torch!r} cannot be started: {error.strerror}") from None
+        self.version, parameters = self.answer().split()
+        self.parameters = int(parameters)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.communicate()
 
     def __call__(self, count):
         print(count, file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        return float(self.answer())
+
+    def answer(self):
+        if answer := self.process.stdout.readline():
+            return answer
+        raise cli.InputError(f"TORCH {self.torch!r} does not run docs/peer_torch.py, for the reason above")
 
 
 def repeat(function):

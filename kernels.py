@@ -72,9 +72,10 @@ class SiLU(layers.Activation):
 
 
 def shifted(values, shifts):
-    """The pixels at each of `shifts` from each pixel, 0 where there are none.
+    """Of each pixel, the pixels at each of `shifts` (y, x) from it, which are 0 outside.
 
-    (batch, height, width, channels) -> (batch x height x width, shifts x channels). A gather copies them in one pass.
+    (batch, height, width, channels) -> (batch x height x width, shifts x channels). A gather takes half the time of
+    slices that are put side by side.
     """
     _, height, width, channels = values.shape
     y, x = np.mgrid[:height, :width].reshape(2, -1, 1) + np.transpose(shifts)[:, None]
@@ -88,8 +89,9 @@ def shifted(values, shifts):
 def convolution_by_product(inputs, kernel, bias):
     """A 3x3 convolution with stride 1 and 'same' padding, whose kernel gradient is one matrix product.
 
-    The product of the inputs' pixels, at three shifts in x, and of the outputs' gradients, at three shifts in y, holds
-    all nine places of the kernel.
+    At place (y, x) of the kernel, it is the sum over pixels (i, j) of inputs[i + y - 1, j + x - 1] x upstream[i, j],
+    which is that of inputs[i, j + x - 1] x upstream[i + 1 - y, j]. So the product of the inputs at three shifts in x
+    and of `upstream` at three shifts in y has all nine places, and it is large enough to be fast.
     """
 
     def gradient(upstream):

@@ -1,11 +1,9 @@
-"""A training step of `make bench` in PyTorch, to compare with; `make bench TORCH=/path/to/python` starts this.
+"""A training step of `make bench` in PyTorch, to compare with; bench.py starts this script, by a Python with PyTorch.
 
-    python docs/peer_torch.py cnn 128            the network and the images of a batch
-    python docs/peer_torch.py cnn 128 compile    the same, compiled
-
-It needs an environment with PyTorch. Channels last, bfloat16 by autocast, random pictures, no augmentation.
-It prints PyTorch's version, and then, for each number that it reads, the seconds which so many steps take. The fast
-network learns by plain SGD here, without Muon, its first weights and what else ours does in a step.
+It takes the network, the images of a batch, the precision, the number of cores and, optionally, `compile`. It prints
+PyTorch's version and the network's number of trainable parameters, and then, for each number that it reads, the seconds
+which so many steps take. Channels last, random pictures, no augmentation. The fast network learns by plain SGD here;
+ours has Muon, a higher rate for biases, weight decay and smoothed labels.
 """
 
 import itertools
@@ -28,7 +26,7 @@ def conv_relu_norm(*channels):
 def cnn_layers(channels, side):
     blocks = []
     for width in (channels, 64):
-        blocks += [conv(width, 64), nn.BatchNorm2d(64), nn.MaxPool2d(2), nn.ReLU()]
+        blocks += [conv(width, 64, bias=False), nn.BatchNorm2d(64), nn.MaxPool2d(2), nn.ReLU()]
     dense = [nn.Flatten(), nn.Linear(64 * (side // 4) ** 2, 512), nn.ReLU(), nn.Dropout(0.4), nn.Linear(512, 64)]
     return [*blocks, *dense, nn.ReLU(), nn.Linear(64, 10)]
 
@@ -45,15 +43,23 @@ def autoencoder():
     return nn.Sequential(*first_blocks(), *code, *decoder, conv(64, 3), nn.Sigmoid())
 
 
+def norm_without_scale(channels):
+    norm = nn.BatchNorm2d(channels)
+    norm.weight.requires_grad_(False)  # it is 1
+    return norm
+
+
 def fast_block(channels, filters):
-    first = conv(channels, filters, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(filters), nn.SiLU()
-    return [*first, conv(filters, filters, bias=False), nn.BatchNorm2d(filters), nn.SiLU()]
+    first = conv(channels, filters, bias=False), nn.MaxPool2d(2), norm_without_scale(filters), nn.SiLU()
+    return [*first, conv(filters, filters, bias=False), norm_without_scale(filters), nn.SiLU()]
 
 
 def fast_network():
     whitening = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
     blocks = [*fast_block(24, 64), *fast_block(64, 256), *fast_block(256, 256)]
-    return nn.Sequential(whitening, nn.SiLU(), *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(256, 10))
+    return nn.Sequential(
+        whitening, nn.SiLU(), *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(256, 10, bias=False)
+    )
 
 
 class Classifier(nn.Module):
@@ -64,7 +70,8 @@ class Classifier(nn.Module):
         self.frozen = nn.Sequential(*first_blocks()).requires_grad_(False)
         self.rest = nn.Sequential(*conv_relu_norm(128, *[256] * 3), *cnn_layers(256, 8))
         for layer in self.frozen:
-            layer.train(not isinstance(layer, nn.BatchNorm2d))
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
 
     def forward(self, images):
         with torch.no_grad():
@@ -86,16 +93,14 @@ MODELS = {
 }
 
 
-def training_step(build, optimizer, batch, compiled):
-    network = build().to(memory_format=torch.channels_last)
-    optimizer = OPTIMIZERS[optimizer]([weight for weight in network.parameters() if weight.requires_grad])
+def training_step(network, optimizer, batch, in_bfloat16, compiled):
     function = torch.compile(network) if compiled else network
     images = torch.rand(batch, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (batch,))
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
             outputs = function(images)
         target, loss = (images, nn.functional.mse_loss) if outputs.ndim == 4 else (labels, nn.functional.cross_entropy)
         loss(outputs.float(), target).backward()
@@ -105,10 +110,14 @@ def training_step(build, optimizer, batch, compiled):
 
 
 def main():
-    name, batch, *compiled = sys.argv[1:]
+    name, batch, precision, cores, *compiled = sys.argv[1:]
+    torch.set_num_threads(int(cores))
     torch.manual_seed(0)
-    step = training_step(*MODELS[name], int(batch), compiled == ["compile"])
-    print(torch.__version__, flush=True)
+    build, optimizer = MODELS[name]
+    network = build().to(memory_format=torch.channels_last)
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    step = training_step(network, OPTIMIZERS[optimizer](weights), int(batch), "bfloat16" in precision, bool(compiled))
+    print(torch.__version__, sum(weight.numel() for weight in weights), flush=True)
     for line in sys.stdin:
         began = time.perf_counter()
         for _ in range(int(line)):

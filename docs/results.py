@@ -183,13 +183,16 @@ def answer():
 
 SOURCES = {  # of the first two blocks; a source without tries has no row
     None: "nothing: all layers are trained from scratch",
+    "random": "nothing: random layers",
     "supervised": "a network trained on the labels of all 36,125 images",
     "turns": "a network that learnt quarter turns, without labels",
+    "turns-allimages": "the same network, with the images that halving leaves out",
     "autoencoder": "the autoencoder, without labels",
+    "allimages": "the same autoencoder, with the images that halving leaves out",
     "denoising": "an autoencoder that removes noise, without labels",
     "masked": "an autoencoder that fills in hidden squares, without labels",
 }
-THEN = {"scratch": "", "frozen": "frozen", "tuned": "fine-tuned"}
+THEN = {"scratch": "", "random": "frozen", "frozen": "frozen", "tuned": "fine-tuned"}
 
 
 class Arm(NamedTuple):
