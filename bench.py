@@ -1,7 +1,7 @@
 """How fast this machine trains and predicts, and how near it comes to its limit: six minutes of two cores.
 
 The pictures are random, in the shape of CIFAR-10. What is compared is timed in turn, in repeated windows. With --torch,
-training steps in PyTorch are timed as well (docs/peer_torch.py), which takes twice as long.
+training steps in PyTorch are timed as well (docs/peer_torch.py), in another minute.
 """
 
 import contextlib
@@ -206,7 +206,7 @@ class Peer:
     def answer(self):
         if answer := self.process.stdout.readline():
             return answer
-        raise cli.InputError(f"TORCH {self.torch!r} does not run docs/peer_torch.py, for the reason above")
+        raise cli.InputError(f"docs/peer_torch.py, run by TORCH {self.torch!r}, ended for the reason above")
 
 
 def repeat(function):

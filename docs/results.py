@@ -186,9 +186,9 @@ SOURCES = {  # of the first two blocks; a source without tries has no row
     "random": "nothing: random layers",
     "supervised": "a network trained on the labels of all 36,125 images",
     "turns": "a network that learnt quarter turns, without labels",
-    "turns-allimages": "the same network, with the images that halving leaves out",
+    "turns-allimages": "a network that learnt turns, also from the images that halving leaves out",
     "autoencoder": "the autoencoder, without labels",
-    "allimages": "the same autoencoder, with the images that halving leaves out",
+    "allimages": "an autoencoder that also learnt from the images that halving leaves out",
     "denoising": "an autoencoder that removes noise, without labels",
     "masked": "an autoencoder that fills in hidden squares, without labels",
 }
