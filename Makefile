@@ -2,8 +2,9 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare curve report predict export docs \
-  test test-system test-all lint bench clean clean-runs remake
+TARGETS := help demo cnn ae ae_cls mod_ae_cls pretrained test-eval compare curve report predict export docs \
+  test test-system test-all lint bench clean clean-runs
+.PHONY: $(TARGETS) remake
 
 $(if $(wildcard train_cnn.py),,$(error this is not the project's folder; `make -C FOLDER` works from elsewhere))
 
@@ -32,12 +33,14 @@ test-eval_takes  := MODEL $(CLS) BATCH VIEWS
 predict_takes    := MODEL $(CLS) IMAGE OUT VIEWS
 export_takes     := MODEL $(CLS) FORMAT
 compare_takes    := DATA NAME RUNS BASELINE
-curve_takes      := ARCH NAME
+curve_takes      := ARCH NAME RUNS
 bench_takes      := TORCH
 
-# A misspelt knob is an error, and so is one that a target would ignore.
+# A misspelt target or knob is an error before anything is trained, and so is a knob that a target would ignore.
 GOALS := $(foreach goal,$(or $(MAKECMDGOALS),help),$(firstword $(subst -fold, ,$(goal))))
 TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+$(foreach goal,$(filter-out $(TARGETS) .venv/%,$(GOALS)),\
+  $(error there is no target $(goal); the targets are $(TARGETS)))
 $(foreach name,$(filter-out $(KNOBS),$(TYPED)),$(error there is no knob $(name); the knobs are $(KNOBS)))
 $(foreach goal,$(GOALS),$(foreach name,$(filter-out $($(goal)_takes) PYTHON KERAS_BACKEND,$(TYPED)),\
   $(error make $(goal) does not take $(name))))
@@ -152,7 +155,7 @@ docs: $(ready)  ## Write the generated tables of README.md and docs/ anew
 clean:  ## Delete caches and the demo's runs
 	rm -rf __pycache__ */__pycache__ .pytest_cache .ruff_cache
 	rm -rf $(foreach place,checkpoints/ checkpoints/. imgs/ imgs/.,$(place)digits_*_demo_* $(place)digits_*_demo.*)
-clean-runs: clean  ## Delete all other runs in checkpoints/ as well
+clean-runs: clean  ## Delete all trained networks in checkpoints/ as well, without asking
 	find checkpoints/ -mindepth 1 ! -name .gitkeep -delete
 
 help:

@@ -1,11 +1,11 @@
 """Draw how accuracy grows with the labelled pictures: the network from scratch, and on pretrained encoders.
 
-Reads the reports of evaluate.py of one network trained with several LABELLED, also in folders of imgs/; writes
-imgs/curve.txt, .json and .png. Trains nothing.
+Reads the reports of evaluate.py of one network trained with several LABELLED, also in folders of imgs/, or those that
+--runs names; writes imgs/curve.txt, .json and .png. Trains nothing.
 """
 
 from common import titled
-from compare import between, compare_all, differing_trainings, figures_of, latest_group, read_reports
+from compare import between, choose, compare_all, differing_trainings, figures_of, latest_group, read_reports
 from recipes import IMAGES, RECIPES, RunSuffix, Settings, row_name, run_name
 from runs import encoder_in_words
 from util import cli, plots
@@ -15,20 +15,23 @@ from util.options import Part, parse, setting
 
 # The settings that the points of a curve have in common. Lengths, batches and rates are chosen for each.
 COMMON = {key for key in Settings.model_fields if not key.endswith("sha256") and "rate" not in key}
-COMMON -= {"model", "labelled", "epochs", "batch_size", "patience", "warmup"}
+COMMON -= {"model", "labelled", "epochs", "validate_every", "batch_size", "patience", "warmup"}
 
 
 class Options(Part):
     arch: str = setting("fast", "the network whose curves to draw", knob="ARCH")
     name: RunSuffix | None = setting(None, "a suffix of the files' names", knob="NAME")
+    runs: str | None = setting(None, "runs to draw (unset: those that were trained alike)", knob="RUNS")
 
 
 def main(argv=None):
     options = parse(__doc__, Options, argv=argv)
     network = RECIPES[row_name("autoencoder_cls", options.arch)]
-    runs, autoencoders, _ = read_reports()
+    runs, autoencoders, unusable = read_reports()
+    if names := (options.runs or "").split():
+        runs, _ = choose(runs, unusable, names)
     of_network = [run for run in runs if run.builder is network.build]
-    runs = dict(sorted(one_a_point(of_network).items()))
+    runs = dict(sorted(one_a_point(of_network if names else trained_alike(of_network)).items()))
     if len({share for share, _ in runs}) < 2:
         raise InputError(
             f"a curve takes reports of two shares of labels and more, in {IMAGES}: run "
@@ -54,26 +57,27 @@ def main(argv=None):
     write_json(path.with_suffix(".json"), {"arch": options.arch, "data": data, "points": points})
     words = {}
     for (_, kind), run in runs.items():
-        words.setdefault(kind, []).append(encoder_in_words(run.record, run.before))
+        words.setdefault(kind, []).append(encoder_in_words(run.record, run.before, rate=False))
     words = {kind: " / ".join(dict.fromkeys(of)) for kind, of in words.items()}
     title = f"{network.words or options.arch}, on {data['source']}"
     plots.plot_learning_curves(path.with_suffix(".png"), title, points, words)
     print(f"{text}\n\n{path}.txt, .json and .png are written")
 
 
-def one_a_point(runs):
-    """{(share of labels, kind of encoder): run} of runs that were trained alike, on several shares where there are any.
-
-    Of several runs for one point the one with most folds.
-    """
+def trained_alike(runs):
+    """Those of the runs that were trained alike, on several shares where there are any."""
 
     def alike(one, other):
         pictures = all(value == other.same_data[what] for what, value in one.same_data.items() if what != "LABELLED")
         return pictures and all(one.settings.get(key) == other.settings.get(key) for key in COMMON)
 
-    group = latest_group(runs, alike, lambda group: len({run.settings["labelled"] for run in group}))
+    return latest_group(runs, alike, lambda group: len({run.settings["labelled"] for run in group}))
+
+
+def one_a_point(runs):
+    """{(share of labels, kind of encoder): run}: of several runs for one point the one with most folds."""
     found = {}
-    for run in sorted(group, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
+    for run in sorted(runs, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
         kind = (run.encoder or "scratch") + (f" from {run.encoder_from}" if run.before != "images" else "")
         found.setdefault((run.settings["labelled"], kind), run)
     return found

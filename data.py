@@ -165,7 +165,7 @@ def load_npz(path, part):
     only after the training. Raises InputError.
     """
     if not os.path.isfile(path):  # a pipe would be waited for
-        raise InputError(f"there is no file {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
+        raise InputError(f"there is no {path!r}; give DATA a folder of pictures, the path of a .npz, or digits")
     with reading_npz(path) as file:
         arrays = {name.removesuffix(".npy") for name in file.zip.namelist() if name.endswith(".npy")}
         if missing := sorted({f"{kind}_{one}" for kind in "xy" for one in PARTS} - arrays):

@@ -303,8 +303,8 @@ def require_one_study(records):
 # --- A run in words ---------------------------------------------------------------------------------------------------
 
 ENCODERS = {
-    "frozen": "on frozen layers of {}",
-    "tuned": "on fine-tuned layers (learning rate x {rate:g}) of {}",
+    "frozen": "on frozen layers of {source}",
+    "tuned": "on fine-tuned layers{rate} of {source}",
     "random": "on random, frozen layers",
     "scratch": "from scratch",
 }
@@ -341,11 +341,14 @@ def learnt_before(record, known):
     return known.get(record["settings"].get("encoder_sha256"), "images" if autoencoder else None)
 
 
-def encoder_in_words(record, before):
-    """Where the first layers of a classifier come from; `before` is what learnt_before gives."""
-    rate = record["settings"].get("encoder_rate_factor", 1)
+def encoder_in_words(record, before, rate=True):
+    """Where the first layers of a classifier come from; `before` is what learnt_before gives.
+
+    With `rate`, the learning rate of fine-tuned layers stands there as well.
+    """
+    factor = record["settings"].get("encoder_rate_factor", 1)
     return ENCODERS[record["settings"].get("encoder") or "scratch"].format(
-        LEARNT.get(before) or record["encoder_from"], rate=rate
+        source=LEARNT.get(before) or record["encoder_from"], rate=f" (learning rate x {factor:g})" if rate else ""
     )
 
 

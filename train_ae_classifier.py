@@ -50,6 +50,8 @@ def main(argv=None):
     recipe = resolve(name, options, typed, encoder=options.encoder)
     if options.from_ and options.encoder not in PRETRAINED:
         raise InputError(f"ENCODER={options.encoder} takes no weights, so FROM has nothing to give; leave one out")
+    if options.from_ and not options.name:
+        raise InputError(f"FROM={options.from_} gives the run other layers: give it a NAME of its own")
     if options.check:
         if options.config:  # which may hold an optimizer that Keras cannot make, or pictures too small for the network
             optimizers.new_optimizer(recipe.settings)

@@ -181,17 +181,18 @@ def answer():
 
 # --- The fair test on few labels ------------------------------------------------------------------------------------
 
-SOURCES = {  # of the first two blocks; a source without tries has no row
+SOURCES = {  # FROM, the run that the first two blocks come from; a source without tries has no row
     None: "nothing: all layers are trained from scratch",
     "random": "nothing: random layers",
-    "supervised": "a network trained on the labels of all 36,125 images",
-    "turns": "a network that learnt quarter turns, without labels",
-    "turns-allimages": "a network that learnt turns, also from the images that halving leaves out",
-    "autoencoder": "the autoencoder, without labels",
-    "allimages": "an autoencoder that also learnt from the images that halving leaves out",
-    "denoising": "an autoencoder that removes noise, without labels",
-    "masked": "an autoencoder that fills in hidden squares, without labels",
+    "cnn_fast": "a network trained on the labels of all 36,125 images",
+    "cnn_fast_turns": "a network that learnt quarter turns, without labels",
+    "cnn_fast_turns-allimages": "a network that learnt turns, also from the images that halving leaves out",
+    "autoencoder_fast": "the autoencoder, without labels",
+    "autoencoder_fast_allimages": "an autoencoder that also learnt from the images that halving leaves out",
+    "autoencoder_fast_denoising": "an autoencoder that removes noise, without labels",
+    "autoencoder_fast_masked": "an autoencoder that fills in hidden squares, without labels",
 }
+FEW = 1 / 32  # LABELLED of the fair test with all its arms
 THEN = {"scratch": "", "random": "frozen", "frozen": "frozen", "tuned": "fine-tuned"}
 
 
@@ -209,12 +210,12 @@ def arms():
     compared = {run: row for (run, _), row in comparisons("comparison_fair").items()}
     over = "folds" if all(row["t_test"] for row in compared.values()) else "test images"
     tries = {}  # {(source, encoder): {key: try}}
-    for one in published("fair/tries"):
+    for one in (one for one in published("fair/tries") if one["labelled"] == FEW):
         factor = one["encoder_rate_factor"]  # of fine-tuned layers alone
         key = (one["learning_rate"], factor) if factor else (None, one["learning_rate"])
         tries.setdefault((one["from"], one["encoder"]), {})[key] = one
     found = []
-    for source, encoder in sorted(tries, key=lambda arm: (list(SOURCES).index(arm[0]), list(THEN).index(arm[1]))):
+    for source, encoder in sorted(tries, key=in_order):
         tried = {key: one["val_accuracy"] for key, one in tries[source, encoder].items()}
         chosen = max(tried, key=tried.get)
         run = tries[source, encoder][chosen]["run"]
@@ -223,14 +224,28 @@ def arms():
     return found, over
 
 
+def in_order(arm):
+    """The place of a (source, encoder) in tables."""
+    return list(SOURCES).index(arm[0]), list(THEN).index(arm[1])
+
+
 def answer_few():
-    """The README's second table: the fast network on few labels, by what its first blocks learnt."""
+    """The README's second table: the fast network with each number of labels, by what its first blocks learnt."""
+    found, images = {}, {}
+    for point in published("curve_fair")["points"]:
+        encoder, _, source = point["encoder"].partition(" from ")
+        source = source or {"scratch": None, "random": "random"}.get(encoder, "autoencoder_fast")
+        shown = tested(point["difference"]) if "difference" in point else figure(point["accuracy"])
+        found.setdefault((source, encoder), {})[point["labelled"]] = shown
+        images[point["labelled"]] = point["images"]
     rows, before = [], ""
-    for arm in arms()[0]:
-        text = SOURCES[arm.source]
-        rows.append((text if text != before else "", THEN[arm.encoder], accuracy(arm.run), arm.difference))
+    for source, encoder in sorted(found, key=in_order):
+        text = SOURCES[source]
+        cells = (found[source, encoder].get(share, "") for share in sorted(images))
+        rows.append((text if text != before else "", THEN[encoder], *cells))
         before = text
-    return table(("the first two blocks come from", "and are then", "test accuracy", "minus scratch, in points"), rows)
+    counts = (f"{images[share]:,} labelled images" for share in sorted(images))
+    return table(("the first two blocks come from", "and are then", *counts), rows)
 
 
 def fair():
@@ -267,15 +282,23 @@ def times(factor):
     return f"x {f'{factor:g}'.removeprefix('0')}"
 
 
-def all_labels():
-    """The tries with all labels, on validation images of fold 1."""
+def other_shares():
+    """The tries with other numbers of labels, on validation images of fold 1."""
+    images = {point["labelled"]: point["images"] for point in published("curve_fair")["points"]}
     tried = {}
-    for one in published("fair/tries_all"):
+    for one in (one for one in published("fair/tries") if one["labelled"] != FEW):
         factor = one["encoder_rate_factor"] or one["learning_rate"]
-        tried.setdefault((SOURCES[one["from"]], THEN[one["encoder"]]), {})[factor] = figure(one["val_accuracy"], 4)
+        tried.setdefault((one["labelled"], one["from"], one["encoder"]), {})[factor] = one["val_accuracy"]
     factors = sorted({factor for accuracies in tried.values() for factor in accuracies}, reverse=True)
-    rows = [(*arm, *(accuracies.get(one, "") for one in factors)) for arm, accuracies in tried.items()]
-    return table(("first two blocks from", "then", *map(times, factors)), rows)
+    rows = []
+    for share, *arm in sorted(tried, key=lambda of: (of[0], *in_order(of[1:]))):
+        accuracies = tried[share, *arm]
+        best = max(accuracies, key=accuracies.get)
+        shown = {factor: figure(value, 4) for factor, value in accuracies.items()}
+        shown[best] = f"**{shown[best]}**"
+        cells = (shown.get(factor, "") for factor in factors)
+        rows.append((f"{images[share]:,}", SOURCES[arm[0]], THEN[arm[1]], *cells))
+    return table(("labelled images", "first two blocks from", "then", *map(times, factors)), rows)
 
 
 OF_HALVING = {  # of a run as compare.py reads it, on one fold
@@ -303,26 +326,7 @@ def halving():
     return table(titles, rows)
 
 
-# --- With fewer labels, and with remedies against the imbalance -----------------------------------------------------
-
-
-def few_labels():
-    """The learning curve: each share of the labels from scratch, frozen and fine-tuned."""
-    found = {}
-    for point in published("curve")["points"]:
-        found.setdefault(point["images"], {})[point["encoder"]] = point
-    columns = {
-        "labelled images": lambda of: f"{of['scratch']['images']:,}",
-        "folds": lambda of: str(len(of["frozen"]["folds"])),
-        "from scratch": lambda of: figure(of["scratch"]["accuracy"]),
-        "frozen": lambda of: figure(of["frozen"]["accuracy"]),
-        "fine-tuned (uninformative)": lambda of: figure(of["tuned"]["accuracy"]),
-        "frozen minus scratch, in points (95 % over folds)": lambda of: tested(of["frozen"]["difference"]),
-        "recall of halved minus other classes": lambda of: tested(of["frozen"]["difference"]["reduced_minus_others"]),
-        "fine-tuned minus scratch": lambda of: tested(of["tuned"]["difference"]),
-    }
-    return table_of([found[images] for images in sorted(found)], columns)
-
+# --- Remedies against the imbalance ---------------------------------------------------------------------------------
 
 WAYS = {
     "halved/cnn_fast_nothing": "nothing",
@@ -422,6 +426,6 @@ def benchmark():
     return bench.show_table(published("benchmark")["models"])
 
 
-TABLES = (answer, answer_few, runs, differences, fair, few_labels, halved, study_networks, other_networks)
-TABLES += (all_labels, halving, benchmark)
+TABLES = (answer, answer_few, runs, differences, fair, other_shares, halved, study_networks, other_networks)
+TABLES += (halving, benchmark)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}

@@ -102,3 +102,11 @@ def test_one_share_or_a_network_without_encoders_is_no_curve(workdir, words):
     report(0.5, [0.7, 0.7, 0.71], None)
     with pytest.raises(InputError):
         curve.main(words)
+
+
+def test_named_runs_are_drawn_and_no_others(study):
+    report(0.5, [0.5, 0.5, 0.53], "frozen", "longer", validate_every=17)
+    names = ["cnn_fast_quarter", "cnn_fast_half", "autoencoder_cls_fast_half_longer"]
+    assert [point["run"] for point in drawn(f"--runs={' '.join(names)}")] == [names[0], names[2], names[1]]
+    with pytest.raises(InputError, match="mistyped"):
+        drawn("--runs=cnn_fast_quarter mistyped")

@@ -107,9 +107,9 @@ def test_python_and_json_can_be_read(path):
 # --- Tables of figures ----------------------------------------------------------------------------------------------
 
 
-def test_every_table_has_its_place():
-    for name in tables.TABLES:
-        assert sum(f"<!-- {name} -->\n" in text for text in TEXTS.values()) == 1, name
+def test_every_table_has_its_place_and_every_place_its_table():
+    places = [place for text in TEXTS.values() for place in re.findall(r"<!-- (?!/)(.+) -->\n", text)]
+    assert sorted(places) == sorted(tables.TABLES)
 
 
 def record_of(path):
@@ -124,11 +124,16 @@ def test_trainings_of_both_precisions_differ_in_nothing_else():
 
 
 def test_trainings_with_few_labels_have_the_length_that_was_chosen():
-    for point in results.published("curve")["points"]:
-        if point["labelled"] < 1:
-            settings = record_of(f"curve/{point['run']}")["settings"]
-            chosen = recipes.share_of_length(point["labelled"], 1000, 18)
-            assert (settings["batch_size"], settings["epochs"]) == chosen
+    few = [point for point in results.published("curve_fair")["points"] if point["labelled"] < 1]
+    for point in few:
+        settings = record_of(f"fair/{point['run']}")["settings"]
+        chosen = recipes.share_of_length(point["labelled"], 1000, 18)
+        assert (settings["batch_size"], settings["epochs"]) == chosen
+    assert few
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
 
 
 @pytest.mark.parametrize("folds", [2, 3])
@@ -136,6 +141,7 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
     """Three arms, each tried at other rates; two sources are tried frozen or fine-tuned only, the others not at all."""
     tries = [
         {
+            "labelled": results.FEW,
             "from": source,
             "encoder": encoder,
             "learning_rate": rate,
@@ -145,9 +151,9 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
         | {"run": run}
         for source, encoder, rate, factor, accuracy, run in (
             (None, "scratch", 3.0, None, 0.6, "plain"),
-            ("masked", "tuned", 1.0, 0.01, 0.65, "masked-slow"),
-            ("masked", "tuned", 3.0, 0.1, 0.7, "masked-fast"),
-            ("turns", "frozen", 0.1, None, 0.5, "turns"),
+            ("autoencoder_fast_masked", "tuned", 1.0, 0.01, 0.65, "masked-slow"),
+            ("autoencoder_fast_masked", "tuned", 3.0, 0.1, 0.7, "masked-fast"),
+            ("cnn_fast_turns", "frozen", 0.1, None, 0.5, "turns"),
         )
     ]
     over_images, over_folds = {"low": 0.01, "high": 0.03}, {"low": -0.01, "high": 0.05}
@@ -163,9 +169,6 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
     }
     monkeypatch.setattr(results, "published", published.get)
 
-    def cells(text):
-        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-
     difference = "+2.0 (-1.0 to +5.0)" if folds > 2 else "+2.0 (+1.0 to +3.0)"
     (titles, _, *rows), scores = cells(results.fair()), [".610 ± .010", str(folds)]
     assert titles[2:5] == ["x 3", "x .1", "x .01"] and ("over folds" in titles[-1]) == (folds > 2)
@@ -175,11 +178,34 @@ def test_the_fair_test_takes_any_sources_rates_and_folds(monkeypatch, folds):
         ["fine-tuned, other layers x 3", "", "**.7000**", "", *scores, difference],
         ["fine-tuned, other layers x 1", "", "", ".6500", "", "", ""],
     ]
-    assert cells(results.answer_few())[2:] == [
-        [results.SOURCES[None], "", scores[0], ""],
-        [results.SOURCES["turns"], "frozen", scores[0], difference],
-        [results.SOURCES["masked"], "fine-tuned", scores[0], difference],
+
+
+def test_the_answer_has_each_number_of_labels_and_the_tries_their_best(monkeypatch):
+    def point(labelled, encoder, difference=None):
+        found = {"labelled": labelled, "images": round(1000 * labelled), "encoder": encoder}
+        found["accuracy"] = {"mean": 0.6, "std": None}
+        return found | ({"difference": {"mean": difference, "t_test": None}} if difference else {})
+
+    points = [point(0.1, "frozen from cnn_fast_turns", 0.02), point(1.0, "scratch"), point(1.0, "frozen", -0.1)]
+    points += [point(0.1, "scratch"), point(0.1, "tuned from cnn_fast_turns", 0.01)]
+    kinds = {"from": "cnn_fast_turns", "encoder": "tuned", "learning_rate": 1.0}
+    tries = [
+        {"labelled": 0.1, "encoder_rate_factor": 0.1, "val_accuracy": 0.3, **kinds},
+        {"labelled": 0.1, "encoder_rate_factor": 0.01, "val_accuracy": 0.4, **kinds},
+        {"labelled": results.FEW, "encoder_rate_factor": 1.0, "val_accuracy": 0.9, **kinds},
     ]
+    monkeypatch.setattr(results, "published", {"curve_fair": {"points": points}, "fair/tries": tries}.get)
+    titles, _, *rows = cells(results.answer_few())
+    assert titles[2:] == ["100 labelled images", "1,000 labelled images"]
+    assert rows == [
+        [results.SOURCES[None], "", ".600", ".600"],
+        [results.SOURCES["cnn_fast_turns"], "frozen", "+2.0", ""],
+        ["", "fine-tuned", "+1.0", ""],
+        [results.SOURCES["autoencoder_fast"], "frozen", "", "-10.0"],
+    ]
+    titles, _, *rows = cells(results.other_shares())
+    assert titles[3:] == ["x .1", "x .01"]
+    assert rows == [["100", results.SOURCES["cnn_fast_turns"], "fine-tuned", ".3000", "**.4000**"]]
 
 
 def test_what_halving_changes_is_the_difference_of_two_gains():
@@ -195,7 +221,7 @@ def test_what_halving_changes_is_the_difference_of_two_gains():
 
     arms = {(results.SOURCES[arm.source], results.THEN[arm.encoder]): arm for arm in results.arms()[0]}
     scratch = arms[results.SOURCES[None], ""]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.halving().splitlines()[2:]]
+    rows = cells(results.halving())[2:]
     assert len(rows) >= 4
     for source, then, what, count, *found in rows:
         names = arms[source, then].run.name, scratch.run.name

@@ -162,6 +162,7 @@ def test_the_environment_counts_where_a_name_is_unmistakable_and_is_said_to_be_i
         (["demo", "NAME=a"], "NAME"),
         (["ae", "FOLDS=1"], "FOLDS"),
         (["compare", "LAUNCH=srun"], "LAUNCH"),
+        (["cnn", "fast"], "no target fast"),
         *((["cnn", f"FOLDS={value}"], "FOLDS") for value in ("1 x", "0", "01", "%", "$(shell touch pwned)")),
     ],
 )

@@ -173,6 +173,11 @@ def test_what_learns_no_classes_takes_a_name_of_its_own(workdir, short):
         train_cnn.main([*short, "--task", "turns"])
 
 
+def test_what_has_layers_of_another_run_takes_a_name_of_its_own(workdir, short):
+    with pytest.raises(InputError, match="NAME"):
+        train_ae_classifier.main([*short, "--from", "small_cnn_fast"])
+
+
 # --- Validation now and then ------------------------------------------------------------------------------------------
 
 

@@ -77,7 +77,8 @@ def parse(description, kind, argv=None, settings=None):
         fault = error.errors()[0]
         name = fault["loc"][0]
         value = f" {typed[name]!r}" if name in typed and fault["type"] != "value_error" else ""
-        parser.error(f"{option_of(name)}{value}: {message_of(fault)}")
+        knob = knob_of(fields[name][0])
+        parser.error(f"{option_of(name)}{f' ({knob} of make)' if knob else ''}{value}: {message_of(fault)}")
     return (options, {name: getattr(found, name) for name in of_settings}) if settings else options
 
 
@@ -111,6 +112,8 @@ def read_config(path):
     """The settings in a file: a record, or its settings alone, as JSON. Raises InputError."""
     try:  # Notepad begins a file with a mark, which utf-8-sig skips
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
+    except FileNotFoundError:
+        raise InputError(f"CONFIG {path!r}: there is no such file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"CONFIG {path!r} cannot be read: {error}") from None
     content = content.get("settings", content) if isinstance(content, dict) else content

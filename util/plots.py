@@ -320,26 +320,28 @@ def plot_recalls(runs, reduced):
 ENCODER_LOOKS = {
     # A ring, which another's mark in the same place does not hide.
     "scratch": {"color": BLUE, "marker": "o", "markersize": 10, "fillstyle": "none", "linewidth": 3, "alpha": 0.7},
-    "frozen": {"color": ORANGE, "marker": "s"},
-    "tuned": {"color": "#009E73", "marker": "^"},
     "random": {"color": "0.4", "marker": "v"},
+    "frozen": {"marker": "s"},
+    "tuned": {"marker": "^", "linestyle": "--"},
 }
+SOURCE_COLORS = (ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # told apart by the colour-blind as well
 
 
 @plot
 def plot_learning_curves(title, points, words):
     """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch.
 
-    `words` is {kind of encoder: what the plot calls it}.
+    `words` is {kind of encoder: what the plot calls it}; of pretrained ones, a kind is 'frozen' or 'tuned from <run>'.
     """
-    figure, (above, below) = new_figure(rows=2, size=(8, 7.4))
-    for kind in sorted(words, key=[*ENCODER_LOOKS, *words].index):
-        style = {"markersize": 5, "capsize": 3, "label": words[kind]}
-        style |= ENCODER_LOOKS.get(kind, {"marker": "D", "linestyle": "--"})
+    figure, (above, below) = new_figure(rows=2, size=(9, 8))
+    sources = sorted({kind.partition(" from ")[2] for kind in words})
+    for kind in sorted(words, key=lambda kind: (kind != "scratch", *kind.split(" ")[::-1])):
+        encoder, _, source = kind.partition(" from ")
+        color = SOURCE_COLORS[sources.index(source) % len(SOURCE_COLORS)]
+        style = {"markersize": 5, "capsize": 3, "label": words[kind], "color": color, **ENCODER_LOOKS[encoder]}
         mine = [point for point in points if point["encoder"] == kind]
         accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
-        drawn = above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
-        style["color"] = drawn[0].get_color()
+        above.errorbar([point["images"] for point in mine], *accuracy.T, **style)
         if compared := [point for point in mine if "difference" in point]:
             means = np.array([point["difference"]["mean"] for point in compared])
             tests = [point["difference"]["t_test"] or {"low": np.nan, "high": np.nan} for point in compared]
@@ -354,5 +356,5 @@ def plot_learning_curves(title, points, words):
     above.set(title=title, ylabel="test accuracy (%)\nbars: standard deviation over folds")
     below.axhline(0, color="0.3", linewidth=1)
     below.set(xlabel="labelled training images", ylabel="minus from scratch (percentage points)\nbars: 95 % over folds")
-    legend_below(figure, above, ncols=2)
+    legend_below(figure, above, ncols=2, fontsize=9)
     return figure
