@@ -132,7 +132,7 @@ def measure(name, precision, began, torch):
     limit = 2 * 3000**3 / seconds["matrix product"] / 1e9
     figures = {f"{key}, images/s": settings.batch_size / seconds[key] for key in ("fit", *steps, *peers)} | {
         "prediction, images/s": 500 / seconds["prediction"],
-        "step / stock Keras": seconds["step, stock Keras in float32"] / seconds["step"],
+        "step / stock Keras in float32": seconds["step, stock Keras in float32"] / seconds["step"],
         "fit / step": seconds["step"] / seconds["fit"],
         "step, GFLOP/s": rate,
         "of a matrix product's GFLOP/s, %": 100 * rate / limit,

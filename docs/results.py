@@ -78,9 +78,9 @@ def interval(test):
     return f"{points(test['low'])} to {points(test['high'])}" if test else ""
 
 
-def tested(row, over="t_test"):
-    """A difference in points, and in brackets its interval where there is one."""
-    return points(row["mean"]) + (f" ({interval(row[over])})" if row[over] else "")
+def tested(row):
+    """A difference in points, and in brackets its interval over folds where there is one."""
+    return points(row["mean"]) + (f" ({interval(row['t_test'])})" if row["t_test"] else "")
 
 
 def p_value(row):
@@ -111,7 +111,7 @@ def accuracy(run):
     return figure(run.summary["accuracy"])
 
 
-# --- The study, and the fast network on an encoder ------------------------------------------------------------------
+# --- The study, and the fast CNN on an encoder ------------------------------------------------------------------
 
 RUNS = {
     "cnn": "CNN",
@@ -119,10 +119,10 @@ RUNS = {
     "autoencoder_cls_noaug": "deeper CNN, first half frozen",
     "autoencoder_cls_random": "deeper CNN, first half random",
     "mod_autoencoder_cls_noaug": "dense layers, encoder frozen",
-    "cnn_fast": "fast network, from scratch",
-    "autoencoder_cls_fast": "fast network, two blocks frozen",
-    "autoencoder_cls_fast_random": "fast network, two blocks random",
-    "autoencoder_cls_fast_tuned": "fast network, fine-tuned (uninformative)",
+    "cnn_fast": "fast CNN, from scratch",
+    "autoencoder_cls_fast": "fast CNN, two blocks frozen",
+    "autoencoder_cls_fast_random": "fast CNN, two blocks random",
+    "autoencoder_cls_fast_tuned": "fast CNN, fine-tuned",
 }
 
 
@@ -206,9 +206,8 @@ class Arm(NamedTuple):
 
 
 def arms():
-    """The arms of the fair test, and 'folds' or 'test images': intervals are over folds where all arms have three."""
-    compared = {run: row for (run, _), row in comparisons("comparison_fair").items()}
-    over = "folds" if all(row["t_test"] for row in compared.values()) else "test images"
+    """The arms of the fair test, from scratch first."""
+    compared, scratch = comparisons("comparison_fair"), None
     tries = {}  # {(source, encoder): {key: try}}
     for one in (one for one in published("fair/tries") if one["labelled"] == FEW):
         factor = one["encoder_rate_factor"]  # of fine-tuned layers alone
@@ -219,9 +218,10 @@ def arms():
         tried = {key: one["val_accuracy"] for key, one in tries[source, encoder].items()}
         chosen = max(tried, key=tried.get)
         run = tries[source, encoder][chosen]["run"]
-        difference = tested(compared[run], "t_test" if over == "folds" else "bootstrap") if source else ""
+        scratch = scratch or run
+        difference = tested(compared[run, scratch]) if source else ""
         found.append(Arm(source, encoder, tried, chosen, Run(f"fair/{run}"), difference))
-    return found, over
+    return found
 
 
 def in_order(arm):
@@ -230,7 +230,7 @@ def in_order(arm):
 
 
 def answer_few():
-    """The README's second table: the fast network with each number of labels, by what its first blocks learnt."""
+    """The README's second table: the fast CNN with each number of labels, by what its first blocks learnt."""
     found, images = {}, {}
     for point in published("curve_fair")["points"]:
         encoder, _, source = point["encoder"].partition(" from ")
@@ -250,8 +250,7 @@ def answer_few():
 
 def fair():
     """The tries of each arm on validation images, the one that was chosen, and what it gives on test images."""
-    found, over = arms()
-    rows = []
+    found, rows = arms(), []
     for arm in found:
         # The row with the chosen try comes first and has the arm's figures.
         for rate in sorted({rate for rate, _ in arm.tried}, key=lambda rate: rate != arm.chosen[0]):
@@ -273,7 +272,7 @@ def fair():
         **rates,
         "test accuracy": of_chosen(lambda arm: accuracy(arm.run)),
         "folds": of_chosen(lambda arm: folds(arm.run)),
-        f"minus scratch, in points (95 % over {over})": of_chosen(lambda arm: arm.difference),
+        "minus scratch, in points (95 % over folds)": of_chosen(lambda arm: arm.difference),
     }
     return table_of(rows, columns)
 
@@ -310,7 +309,7 @@ OF_HALVING = {  # of a run as compare.py reads it, on one fold
 def halving():
     """What halving changes: each arm of the fair test that was trained with no class halved as well, minus scratch."""
     whole = {path.name for path in (ROOT / "imgs/fair").glob("*-none_report.json")}
-    (scratch, *others), _ = arms()
+    scratch, *others = arms()
     rows = []
     for arm in (arm for arm in others if f"{arm.run.name}-none_report.json" in whole):
         names = [f"{one.run.name}{end}" for end in ("", "-none") for one in (arm, scratch)]

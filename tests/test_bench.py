@@ -114,7 +114,7 @@ def test_the_benchmark_writes_every_figure_of_a_model_and_of_pytorch_beside_it(w
     for key in ("fit", "step", "step, stock Keras in float32", "step, nothing frozen", "prediction"):
         low, middle, high = figures[f"{key}, images/s"]
         assert 0 < low <= middle <= high
-    assert {"step / stock Keras", "of a matrix product's GFLOP/s, %", "both, % of a step"} < figures.keys()
+    assert {"step / stock Keras in float32", "of a matrix product's GFLOP/s, %", "both, % of a step"} < figures.keys()
     assert figures["peak memory of fit, GB"] > 0
     assert found["versions"]["torch"] == "1.2.3"
     assert figures["step in PyTorch, images/s"] == [40] * 3

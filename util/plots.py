@@ -324,7 +324,14 @@ ENCODER_LOOKS = {
     "frozen": {"marker": "s"},
     "tuned": {"marker": "^", "linestyle": "--"},
 }
-SOURCE_COLORS = (ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # told apart by the colour-blind as well
+SOURCE_COLORS = (
+    ORANGE,
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # told apart by the colour-blind as well
 
 
 @plot
