@@ -313,7 +313,8 @@ def halving():
     rows = []
     for arm in (arm for arm in others if f"{arm.run.name}-none_report.json" in whole):
         names = [f"{one.run.name}{end}" for end in ("", "-none") for one in (arm, scratch)]
-        runs = [compare.Evaluated(ROOT / f"imgs/fair/{name}_report.json", published(f"fair/{name}_report")) for name in names]
+        paths = [ROOT / f"imgs/fair/{name}_report.json" for name in names]
+        runs = [compare.Evaluated(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
         folds = sorted(set.intersection(*(set(run.folds) for run in runs)))
         for title, measure in OF_HALVING.items():
             of_runs = np.array([[measure(run, fold) for fold in folds] for run in runs])

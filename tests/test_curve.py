@@ -110,5 +110,5 @@ def test_named_runs_are_drawn_and_no_others(study):
     assert [point["run"] for point in drawn(f"--runs={' '.join(names)}")] == [names[0], names[2], names[1]]
     with pytest.raises(InputError, match="mistyped"):
         drawn("--runs=cnn_fast_quarter mistyped")
-    with pytest.raises(InputError, match="cnn_fast_quarter.*ARCH=cae"):
+    with pytest.raises(InputError, match=r"cnn_fast_quarter.*ARCH=cae"):
         drawn("--arch=cae", f"--runs={' '.join(names)}")
