@@ -76,7 +76,9 @@ def main(argv=None):
     (IMAGES / f"{name}.png").unlink(missing_ok=True)  # of another comparison
     if question:
         plots.plot_differences(IMAGES / f"{name}.png", question, {run.name: run.words for run in chosen})
-    plots.plot_recalls(IMAGES / f"{recalls}.png", content["runs"].values(), reduced)
+    figures = content["runs"].values()  # in the order of RUNS, or without it each network's side by side
+    figures = figures if names else sorted(figures, key=lambda of: of["words"])
+    plots.plot_recalls(IMAGES / f"{recalls}.png", figures, reduced)
     print(f"{text}\n\n{name}.* and {recalls}.png are written to {IMAGES}/")
 
 

@@ -324,14 +324,8 @@ ENCODER_LOOKS = {
     "frozen": {"marker": "s"},
     "tuned": {"marker": "^", "linestyle": "--"},
 }
-SOURCE_COLORS = (
-    ORANGE,
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # told apart by the colour-blind as well
+# Which the colour-blind can tell apart as well (Okabe and Ito).
+SOURCE_COLORS = (ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @plot
