@@ -555,6 +555,9 @@ def require_settings(settings):
     own = settings.optimizer if isinstance(settings.optimizer, OptimizerConfig) else OptimizerConfig(class_name="")
     if "learning_rate" in own.config:
         raise InputError("optimizer.config holds a learning_rate; move it out, to learning_rate beside optimizer")
+    for key in ("use_ema", "gradient_accumulation_steps"):
+        if own.config.get(key):
+            raise InputError(f"optimizer.config holds {key}, which no training here supports; take it out")
     if settings.muon_rate_factor and not (own.class_name.lower() == "sgd" and own.config.get("momentum")):
         raise InputError(
             f"muon_rate_factor = {settings.muon_rate_factor:g} takes the optimizer SGD with momentum: give that, or a "

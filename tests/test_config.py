@@ -265,7 +265,7 @@ OPTIMIZERS = [
     ("SGD", {}),
     ("Muon", {"weight_decay": 0.1, "exclude_layers": ["probabilities"]}),
     ("AdamW", {"weight_decay": 0.01}),
-    ("Adam", {"use_ema": True, "ema_momentum": 0.9, "beta_1": 0.8}),
+    ("Adam", {"use_ema": False, "gradient_accumulation_steps": None, "beta_1": 0.8}),
     ("Adam", {"amsgrad": True}),
     ("Nadam", {"clipnorm": 1, "name": "own"}),
 ]
@@ -385,7 +385,10 @@ SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
         *(({"muon_rate_factor": 0.1, "optimizer": one}, "momentum") for one in ("sgd", "adam", {"class_name": "SGD"})),
         *(({"validate_every": 2, **one}, "validate_every") for one in ({"patience": 3}, {"schedule": "plateau"})),
         *(({key: 0.1}, "ENCODER") for key in ("encoder_rate_factor", "frozen_share")),
-        ({"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}}}, "learning_rate"),
+        *(
+            ({"optimizer": {"class_name": "SGD", "config": {key: value}}}, key)
+            for key, value in {"learning_rate": 0.1, "use_ema": True, "gradient_accumulation_steps": 2}.items()
+        ),
         *(({"model": "cnn_elu"}, "cnn_elu"), ({"model": "resnet"}, "resnet")),
     ],
 )
