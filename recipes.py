@@ -654,7 +654,7 @@ def flat(key, value):
 def completed(settings):
     """The settings of a record. Settings that are newer than the record get their defaults."""
     row = RECIPES.get(settings.get("model"))  # the network may be gone
-    return merged(type(row.settings)(augmentation=PLAIN).model_dump(), settings) if row else settings
+    return merged(type(row.settings)(augmentation=PLAIN), settings) if row else settings
 
 
 def differing_settings(first, second, form):

@@ -297,8 +297,9 @@ def test_what_keras_serializes_is_taken_but_for_the_rate(of_file):
     assert new_optimizer(settings).momentum == 0.9
 
 
-def test_without_its_config_an_optimizer_is_keras_s_own(of_file):
-    settings = of_file("cnn", {"optimizer": {"class_name": "Lion"}})
+@pytest.mark.parametrize("name", ["cnn", "cnn_fast"])  # whose optimizer has a configuration, which it replaces
+def test_without_its_config_an_optimizer_is_keras_s_own(of_file, name):
+    settings = of_file(name, {"optimizer": {"class_name": "Lion"}, "muon_rate_factor": 0})
     assert settings.optimizer == OptimizerConfig(class_name="Lion", config={})
     assert isinstance(new_optimizer(settings), keras.optimizers.Lion)
 
