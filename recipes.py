@@ -532,7 +532,7 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
     changes = dict(typed)
     if "reduced" in typed and isinstance(settings.keep, list):  # one number each, of classes that are others now
         changes.setdefault("keep", base.keep)
-    if changes.get("keep", settings.keep) and not settings.reduced and "reduced" not in typed:
+    if "keep" in typed and not settings.reduced and "reduced" not in typed:
         changes["reduced"] = None  # so many of which classes? the usual ones
     settings = settings.model_copy(update=changes)
     require_settings(settings)

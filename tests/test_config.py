@@ -127,7 +127,7 @@ def test_each_class_keeps_its_own_number(npz, of_file):
 
 def test_images_to_keep_are_of_the_study_s_classes_where_none_is_named(of_file, resolve):
     content = {"reduced": [], "keep": []}  # as a record of the whole training set has it
-    assert of_file("cnn", content).reduced == []
+    assert of_file("cnn", content).reduced == of_file("cnn", {**content, "keep": 500}).reduced == []
     for settings in (of_file("cnn_elu", content, "--keep", 9), resolve("cnn_elu", "--keep", 9)):
         assert (settings.reduced, settings.keep) == (None, 9)
     assert common.prepare_fold("digits", settings).record["reduced"] == [2, 4, 9]
