@@ -232,7 +232,7 @@ def test_comparisons_and_curves_are_told_apart_by_the_names_of_their_files(workd
         "curve": ["curve", "curve_fair", "digits_curve", "report_curve_b"],
         "neither": ["cnn_curve_report", "cnn_comparisons_report", "comparison_fold1_curves"],
     }
-    for name in sum(files.values(), []):
+    for name in (name for names in files.values() for name in names):
         (recipes.IMAGES / f"{name}.json").touch()
     for what in ("comparison", "curve"):
         assert [path.stem for path in report.written_as(what)] == files[what]
