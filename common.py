@@ -231,7 +231,7 @@ class BalancedBatches:
         self.steps_per_epoch = max(1, len(self.groups) * max(map(len, self.groups)) // batch_size)
         # Most batches use one or two permutations of each group, and the cache holds three.
         self.permutation = functools.lru_cache(3 * len(self.groups))(
-            lambda group, turn: rng(seed, "batches", fold, group, turn).permutation(self.groups[group])
+            lambda group, time: rng(seed, "batches", fold, group, time).permutation(self.groups[group])
         )
 
     def rows(self, step):
@@ -241,9 +241,9 @@ class BalancedBatches:
         for group, members in enumerate(self.groups):
             mine = np.flatnonzero(slots % len(self.groups) == group)
             times[mine], places = np.divmod(slots[mine] // len(self.groups), len(members))
-            for turn in np.unique(times[mine]):
-                now = times[mine] == turn
-                rows[mine[now]] = self.permutation(group, int(turn))[places[now]]
+            for time in np.unique(times[mine]):
+                now = times[mine] == time
+                rows[mine[now]] = self.permutation(group, int(time))[places[now]]
         return rows, times
 
     def __getitem__(self, step):
@@ -299,16 +299,16 @@ def affine_matrices(parameters, height, width):
     """Rows [a0 a1 a2 b0 b1 b2 0 0], (batch, 8): output pixel (x, y) is input (a0 x + a1 y + a2, b0 x + b1 y + b2).
 
     Each row is the product rotation . shift . shear . zoom . flip about the picture's centre, in the order of the
-    reference's generator.
+    study's generator.
     """
     angle, shift_x, shift_y, shear, zoom_x, zoom_y, flip = parameters
     cos, sin = ops.cos(angle), ops.sin(angle)
     center_x, center_y = (width - 1) / 2, (height - 1) / 2
-    # The entries of shear . zoom . flip, in (x, y). The reference's shear scales x by cos and moves y by -sin.
+    # The entries of shear . zoom . flip, in (x, y). The study's shear scales x by cos and moves y by -sin.
     sheared_xx, sheared_yx = ops.cos(shear) * zoom_x * flip, -ops.sin(shear) * zoom_x * flip
     sheared_yy = zoom_y
     shift_x, shift_y = shift_x * width, shift_y * height
-    # The reference rotates (row, column) coordinates, which in (x, y) is a rotation the other way round.
+    # The study rotates (row, column) coordinates, which in (x, y) is a rotation the other way round.
     a0, a1 = cos * sheared_xx + sin * sheared_yx, sin * sheared_yy
     b0, b1 = -sin * sheared_xx + cos * sheared_yx, cos * sheared_yy
     a2 = center_x + cos * shift_x + sin * shift_y - a0 * center_x - a1 * center_y
@@ -385,11 +385,11 @@ def dense_head(x, classes):
 
 
 def build_cnn(x, classes):
-    """The reference's CNN: (batch, height, width, channels) -> (batch, classes) probabilities."""
+    """The study's CNN: (batch, height, width, channels) -> (batch, classes) probabilities."""
     for block in (1, 2):
         x = layers.Conv2D(64, 3, padding="same", name=f"conv{block}")(x)
         x = layers.BatchNormalization(name=f"norm{block}")(x)
-        # The reference has ReLU before pooling. The result is the same, and ReLU has a quarter of the values.
+        # The study has ReLU before pooling. The result is the same, and ReLU has a quarter of the values.
         x = layers.MaxPooling2D(name=f"pool{block}")(x)
         x = layers.ReLU(name=f"relu{block}")(x)
     return dense_head(layers.Flatten(name="flatten")(x), classes)
@@ -417,8 +417,8 @@ def build_encoder(x):
 ENCODER_END = "block3_norm3"  # the last layer of build_encoder
 
 
-def build_autoencoder(x, classes=None):
-    """The reference's autoencoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
+def build_autoencoder(x, classes):
+    """The study's autoencoder: (batch, 32, 32, 3) -> its reconstruction, the same shape, in [0, 1]."""
     x = conv_relu_norms(build_encoder(x), 256, 3, "block4")
     for block, filters in (("block5", 128), ("block6", 64)):
         x = conv_relu_norms(x, filters, 2, block)
@@ -466,7 +466,7 @@ def build_fast(x, classes):
     return layers.Softmax(name="probabilities")(layers.Rescaling(1 / 9, name="soften")(x))
 
 
-def build_fast_autoencoder(x, classes=None, *, code_width):
+def build_fast_autoencoder(x, classes, *, code_width):
     """The fast encoder, then transposed convolutions: (batch, 32, 32, 3) -> its reconstruction, in [0, 1].
 
     With a `code_width`, a 1x1 convolution reduces the code to so many channels before the decoder.

@@ -5,6 +5,7 @@ Without --runs and --data it compares the runs on the pictures that were trained
 the same pictures, and says what it leaves out. Reports of runs that --runs names may lie in folders of imgs/.
 """
 
+import difflib
 import itertools
 import json
 import textwrap
@@ -42,6 +43,7 @@ COMPARED = {key: metric for key, metric in METRICS.items() if metric.title and k
 PICTURES = "the training pictures"
 # What may differ between runs that RUNS names, because it may be the question.
 MAY_DIFFER = {"the images kept of reduced classes", "LABELLED"}
+AUTOENCODER = "it learnt to reconstruct pictures, not to tell classes"
 
 
 class Options(Part):
@@ -146,9 +148,13 @@ def read_reports():
     Reports in folders of imgs/ as well, unless one of the same name lies in imgs/ itself. Prints which finished
     trainings have no report.
     """
-    runs, autoencoders, unusable, known = [], {}, {}, {}
-    paths = sorted(IMAGES.glob("**/*_report.json"), key=lambda path: (-len(path.parts), path))
-    for _, path in sorted({path.name: path for path in paths}.items()):
+    runs, autoencoders, unusable, known, places = [], {}, {}, {}, {}
+    for path in sorted(IMAGES.glob("**/*_report.json")):
+        places.setdefault(path.name, []).append(path)
+    for file, paths in sorted(places.items()):
+        path = IMAGES / file if IMAGES / file in paths else paths[-1]
+        if path.parent != IMAGES and len(paths) > 1:
+            unusable[path] = f"{' and '.join(map(str, paths))} are of this name; rename one of them"
         try:
             said = f"{path} is not as evaluate.py writes it", "evaluate that run again"
             with reading(*said, TypeError, KeyError, IndexError):  # of JSON of another form: a report has no checksum
@@ -160,6 +166,7 @@ def read_reports():
                     quality = {key: report["summary"][key] for key in ("PSNR (dB)", "SSIM")}
                     name = path.name.removesuffix("_report.json")
                     autoencoders[records[0]["checkpoint_sha256"]] = {"name": name, **quality}
+                    unusable[path] = AUTOENCODER
                 elif kind == "turns":
                     unusable[path] = "it learnt to tell quarter turns, not classes"
                 else:
@@ -185,11 +192,13 @@ def choose(runs, unusable, names):
     """
     if names:
         by_name = {run.name: run for run in runs}
-        reasons = {path.name: why for path, why in unusable.items()}
+        reasons = {path.name.removesuffix("_report.json"): why for path, why in unusable.items()}
         for name in names:
-            if name not in by_name:
-                none = f"{IMAGES} has no such report; it has {', '.join(by_name) or 'none'}"
-                raise InputError(f"{name!r} cannot be compared: {reasons.get(f'{name}_report.json', none)}")
+            if name in reasons or name not in by_name:
+                near = ", ".join(difflib.get_close_matches(name, by_name, n=5))
+                there = f"names near it are {near}" if near else f"none of its {len(by_name)} has a name near it"
+                none = f"{IMAGES} has no such report; {there}"
+                raise InputError(f"{name!r} cannot be compared: {reasons.get(name, none)}")
         chosen, left_out = [by_name[name] for name in dict.fromkeys(names)], {}
     else:
         runs = [run for run in runs if run.path.parent == IMAGES]
@@ -198,7 +207,9 @@ def choose(runs, unusable, names):
         same = [run for run in others if run.same_data[PICTURES] == chosen[0].same_data[PICTURES]]
         left_out = {run.name: difference_of_data(chosen[0], run) for run in same}
         left_out |= {
-            path.name.removesuffix("_report.json"): why for path, why in unusable.items() if path.parent == IMAGES
+            path.name.removesuffix("_report.json"): why
+            for path, why in unusable.items()
+            if path.parent == IMAGES and why != AUTOENCODER
         }
         if count := len(others) - len(same):
             print(f"note: {count} run{'s'[: count > 1]} on other pictures: DATA or RUNS compares them")

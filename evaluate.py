@@ -255,11 +255,11 @@ def write_report(name, test, text, folds, summary, **more):
     """Print the report and write it, and its figures as JSON with the record of each training."""
     path = IMAGES / f"{name}_report.json"
     before = checkpoints_of(path) - {fold["record"]["checkpoint_sha256"] for fold in folds.values()}
-    if before:
-        print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     data = {"source": test.source, "prefix": test.prefix, "test_images": len(test.images), "test_sha256": test.sha256}
     write_text(path.with_suffix(".txt"), f"{text}\n")
     write_json(path, {"run": name, "data": data, "summary": summary, "folds": folds, **more})
+    if before:
+        print(f"note: the reports and plots of {name} in {IMAGES} were of other trainings; they are replaced")
     print(text)
 
 

@@ -94,7 +94,7 @@ def build_cae_encoder(
 CODE = "code"  # the encoder's last layer, which passes its input on unchanged
 
 
-def build_cae(x, classes=None, *, activity_l1, activity_l2, kernel_l1, kernel_l2, **encoder):
+def build_cae(x, classes, *, activity_l1, activity_l2, kernel_l1, kernel_l2, **encoder):
     """Convolutional autoencoder, whose decoder mirrors its encoder: (batch, 32, 32, 3) -> the same shape, in [0, 1]."""
     kernel = {"kernel_l1": kernel_l1, "kernel_l2": kernel_l2}
     x = build_cae_encoder(x, **encoder, activity=(activity_l1, activity_l2), **kernel)

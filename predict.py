@@ -36,8 +36,6 @@ from util.options import parse, setting
 
 CHUNK = 500  # pictures that are predicted at once
 SHOWN = 24  # pictures in the plot; of reconstructions, half as many
-
-
 PROVIDED = Path("pretrained")  # models that come with the project, with their records, as in checkpoints/
 
 

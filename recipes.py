@@ -532,7 +532,7 @@ def resolve(name, choice, typed, on_demand=False, **chosen):
     changes = dict(typed)
     if "reduced" in typed and isinstance(settings.keep, list):  # one number each, of classes that are others now
         changes.setdefault("keep", base.keep)
-    if changes.get("keep", settings.keep) and not settings.reduced and "reduced" not in typed:
+    if "keep" in typed and not settings.reduced and "reduced" not in typed:
         changes["reduced"] = None  # so many of which classes? the usual ones
     settings = settings.model_copy(update=changes)
     require_settings(settings)
@@ -555,6 +555,9 @@ def require_settings(settings):
     own = settings.optimizer if isinstance(settings.optimizer, OptimizerConfig) else OptimizerConfig(class_name="")
     if "learning_rate" in own.config:
         raise InputError("optimizer.config holds a learning_rate; move it out, to learning_rate beside optimizer")
+    for key in ("use_ema", "gradient_accumulation_steps"):
+        if own.config.get(key):
+            raise InputError(f"optimizer.config holds {key}, which no training here supports; take it out")
     if settings.muon_rate_factor and not (own.class_name.lower() == "sgd" and own.config.get("momentum")):
         raise InputError(
             f"muon_rate_factor = {settings.muon_rate_factor:g} takes the optimizer SGD with momentum: give that, or a "
@@ -651,7 +654,7 @@ def flat(key, value):
 def completed(settings):
     """The settings of a record. Settings that are newer than the record get their defaults."""
     row = RECIPES.get(settings.get("model"))  # the network may be gone
-    return merged(type(row.settings)(augmentation=PLAIN).model_dump(), settings) if row else settings
+    return merged(type(row.settings)(augmentation=PLAIN), settings) if row else settings
 
 
 def differing_settings(first, second, form):

@@ -96,8 +96,16 @@ def read_json(path, expected):
 
 
 def written_as(what):
-    """The files of comparisons or curves, the study's own first; a run of such a NAME has a report instead."""
-    return sorted(path for path in IMAGES.glob(f"*{what}*.json") if not path.stem.endswith("_report"))
+    """The files [<data>_]<what>[_<NAME>].json of comparisons or curves, the study's own first.
+
+    No NAME is `comparison` or `report`, so what could be of either kind is a comparison, and a run has a report.
+    """
+    ends = {path: path.stem.split("_")[-2:] for path in sorted(IMAGES.glob(f"*{what}*.json"))}
+    return [
+        path
+        for path, end in ends.items()
+        if what in end and end[-1] != "report" and (what == "comparison" or "comparison" not in end)
+    ]
 
 
 # --- Runs -----------------------------------------------------------------------------------------------------------

@@ -47,12 +47,12 @@ class KeepState(keras.callbacks.Callback):
         self.path, self.conditions, self.unfinished, self.save_at_once = path, conditions, unfinished, save_at_once
         self.history, self.best, self.finished = [], [], False
 
-    def begin(self, training, twin, watching, average):
+    def begin(self, training, twin, watching):
         """Take the training model as it is, or put into it what an unfinished training had come to.
 
-        `watching` are the callbacks that judge an epoch by its figures, `average` holds SwapEMAWeights, if it is used.
+        `watching` are the callbacks that judge an epoch by its figures.
         """
-        self.twin, self.watching, self.average = twin, watching, average
+        self.twin, self.watching = twin, watching
         self.set_model(training)
         if self.unfinished:
             self.restore(*self.unfinished)
@@ -96,18 +96,9 @@ class KeepState(keras.callbacks.Callback):
         settings = self.conditions["settings"]
         self.history.append({key: float(value) for key, value in logs.items()})
         if "val_loss" in logs and best_epoch(self.history, settings["monitor"]) == epoch:
-            self.best = self.averaged_weights()
+            self.best = self.twin.get_weights()
         self.finished = bool(self.model.stop_training) or epoch + 1 == settings["epochs"]
         self.save()
-
-    def averaged_weights(self):
-        """The weights that were validated: the optimizer's average, where it keeps one."""
-        for average in self.average:
-            average.on_test_begin()
-        weights = self.twin.get_weights()
-        for average in self.average:
-            average.on_test_end()
-        return weights
 
     def save(self):
         draws = [variable for *_, variable in random_states(self.model, self.twin)]

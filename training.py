@@ -370,15 +370,13 @@ def fit(model, fold, settings, fold_number, state, pretrained=()):
     compile_model(training, new_optimizer(settings, settings.epochs * steps, slower), settings)
     training.optimizer.build(training.trainable_variables)
 
-    # Validation is of the optimizer's average of the weights, where it keeps one, with that average's own statistics.
-    average = [keras.callbacks.SwapEMAWeights()] if training.optimizer.use_ema else []
     statistics = [PreciseBatchNorm(twin, sample_of(fold, settings, number))] if settings.statistics == "precise" else []
     watching = schedule_callbacks(settings)
     if settings.patience:
         mode = "min" if settings.monitor == "val_loss" else "max"
         watching.insert(0, keras.callbacks.EarlyStopping(settings.monitor, patience=settings.patience, mode=mode))
     seed_layers(training, twin, settings.seed, number)
-    state.begin(training, twin, watching, average)
+    state.begin(training, twin, watching)
 
     epochs = len(state.history)
     if not state.finished:
@@ -394,7 +392,6 @@ def fit(model, fold, settings, fold_number, state, pretrained=()):
             callbacks=[
                 Phases(*phases(settings.epochs, settings.low_resolution, settings.unaugmented), augmentation),
                 Measure(settings, steps),
-                *average,
                 *statistics,
                 *watching,
                 state,

@@ -181,7 +181,7 @@ def pooled_classifier(x, classes):
     return layers.Dense(classes, activation="softmax", name="probabilities")(layers.GlobalMaxPooling2D(name="max")(x))
 
 
-def tiny_autoencoder(x, classes=None):
+def tiny_autoencoder(x, classes):
     x = layers.BatchNormalization(name="norm")(layers.Conv2D(4, 3, padding="same", name="conv")(x))
     return layers.Conv2D(3, 3, padding="same", activation="sigmoid", name="reconstruction")(x)
 

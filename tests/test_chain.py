@@ -13,11 +13,11 @@ CODE = (ROOT / "docs/code.md").read_text(encoding="utf-8")
 TINY = """
 from util.backend import layers
 
-def tiny_encoder(x, classes=None):
+def tiny_encoder(x):
     x = layers.Conv2D(4, 3, strides=4, padding="same", name="block1_conv1")(x)
     return layers.BatchNormalization(name="block1_norm1")(x)
 
-def tiny_autoencoder(x, classes=None):
+def tiny_autoencoder(x, classes):
     return layers.Conv2DTranspose(3, 4, strides=4, activation="sigmoid", name="reconstruction")(tiny_encoder(x))
 
 def tiny_classifier(x, classes):

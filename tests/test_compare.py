@@ -363,11 +363,23 @@ def test_data_names_the_pictures(study):
     assert list(run("--data=digits")["runs"]) == ["cnn_a", "cnn_b"]
 
 
-@pytest.mark.parametrize("words", ["cnn gone", "cnn", "cnn cnn", "cnn autoencoder_noaug", "cnn broken", "cnn turns"])
-def test_runs_that_cannot_be_compared_are_refused(study, words):
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("cnn gone", "none of its 4 has"),
+        ("cnn autoencoder_cls_noag", "near it are autoencoder_cls_noaug, autoencoder_cls_scratch$"),
+        *(("cnn", "takes two"), ("cnn cnn", "takes two"), ("cnn broken", "evaluate that run again")),
+        *(("cnn autoencoder_noaug", "reconstruct"), ("cnn turns", "quarter turns")),
+        ("cnn cnn_twice", "imgs/a/cnn_twice_report.json and imgs/b/cnn_twice_report.json are of this name"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(study, words, reason):
     (recipes.IMAGES / "broken_report.json").write_text("{")
     write("cnn_turns", [0.9], task="turns").rename("imgs/turns_report.json")
-    with pytest.raises(InputError):
+    for folder in (recipes.IMAGES / "a", recipes.IMAGES / "b"):
+        folder.mkdir()
+        write("cnn_twice", [0.9]).rename(folder / "cnn_twice_report.json")
+    with pytest.raises(InputError, match=reason):
         run(f"--runs={words}")
     assert not (recipes.IMAGES / "comparison.json").exists()
 

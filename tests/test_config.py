@@ -127,7 +127,7 @@ def test_each_class_keeps_its_own_number(npz, of_file):
 
 def test_images_to_keep_are_of_the_study_s_classes_where_none_is_named(of_file, resolve):
     content = {"reduced": [], "keep": []}  # as a record of the whole training set has it
-    assert of_file("cnn", content).reduced == []
+    assert of_file("cnn", content).reduced == of_file("cnn", {**content, "keep": 500}).reduced == []
     for settings in (of_file("cnn_elu", content, "--keep", 9), resolve("cnn_elu", "--keep", 9)):
         assert (settings.reduced, settings.keep) == (None, 9)
     assert common.prepare_fold("digits", settings).record["reduced"] == [2, 4, 9]
@@ -265,7 +265,7 @@ OPTIMIZERS = [
     ("SGD", {}),
     ("Muon", {"weight_decay": 0.1, "exclude_layers": ["probabilities"]}),
     ("AdamW", {"weight_decay": 0.01}),
-    ("Adam", {"use_ema": True, "ema_momentum": 0.9, "beta_1": 0.8}),
+    ("Adam", {"use_ema": False, "gradient_accumulation_steps": None, "beta_1": 0.8}),
     ("Adam", {"amsgrad": True}),
     ("Nadam", {"clipnorm": 1, "name": "own"}),
 ]
@@ -297,8 +297,9 @@ def test_what_keras_serializes_is_taken_but_for_the_rate(of_file):
     assert new_optimizer(settings).momentum == 0.9
 
 
-def test_without_its_config_an_optimizer_is_keras_s_own(of_file):
-    settings = of_file("cnn", {"optimizer": {"class_name": "Lion"}})
+@pytest.mark.parametrize("name", ["cnn", "cnn_fast"])  # whose optimizer has a configuration, which it replaces
+def test_without_its_config_an_optimizer_is_keras_s_own(of_file, name):
+    settings = of_file(name, {"optimizer": {"class_name": "Lion"}, "muon_rate_factor": 0})
     assert settings.optimizer == OptimizerConfig(class_name="Lion", config={})
     assert isinstance(new_optimizer(settings), keras.optimizers.Lion)
 
@@ -385,7 +386,10 @@ SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
         *(({"muon_rate_factor": 0.1, "optimizer": one}, "momentum") for one in ("sgd", "adam", {"class_name": "SGD"})),
         *(({"validate_every": 2, **one}, "validate_every") for one in ({"patience": 3}, {"schedule": "plateau"})),
         *(({key: 0.1}, "ENCODER") for key in ("encoder_rate_factor", "frozen_share")),
-        ({"optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}}}, "learning_rate"),
+        *(
+            ({"optimizer": {"class_name": "SGD", "config": {key: value}}}, key)
+            for key, value in {"learning_rate": 0.1, "use_ema": True, "gradient_accumulation_steps": 2}.items()
+        ),
         *(({"model": "cnn_elu"}, "cnn_elu"), ({"model": "resnet"}, "resnet")),
     ],
 )

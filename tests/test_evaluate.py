@@ -21,7 +21,7 @@ import common
 import data
 import evaluate
 import train_cnn
-from util.cli import InputError
+from util.cli import InputError, RunFailed
 
 CNN, TURNS, AUTOENCODER = "small_cnn", "small_cnn_turns", "small_autoencoder_noaug"
 
@@ -293,3 +293,9 @@ def test_reports_that_were_of_trainings_that_are_gone_are_replaced_with_a_note(w
     for damaged in (b"", b"[]", b'{"folds": {"1": {"record": null}}}', b"\xff"):
         Path("imgs/a_report.json").write_bytes(damaged)
         write_report("one")
+    capsys.readouterr()
+    Path("imgs/a_report.txt").unlink()
+    Path("imgs/a_report.txt").mkdir()  # nothing is replaced, and nothing said
+    with pytest.raises(RunFailed):
+        write_report("two")
+    assert not capsys.readouterr().out

@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 
 import keras
 import pytest
@@ -81,12 +82,13 @@ def take_autoencoder(source, folder):
 
 
 @pytest.mark.system
-def test_a_terminated_training_says_how_to_go_on_and_does(run_through, tmp_path):
+def test_a_terminated_training_is_gone_at_once_says_how_to_go_on_and_does(run_through, tmp_path):
     process = begin(tmp_path, "cnn")
     try:
         wait_until(lambda: "epoch 2/" in output(tmp_path), process, "two epochs")
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM
+        assert time.time() - (tmp_path / "err").stat().st_mtime < 0.5  # since its last words
     finally:
         process.kill()
     error = (tmp_path / "err").read_text()

@@ -112,12 +112,6 @@ def test_a_small_convolution_rounds_no_worse_in_bfloat16_than_keras_s_own(use_bi
         assert error < max(1.5 * allowed, 0.005)
 
 
-def test_pooling_before_relu_is_relu_before_pooling():
-    inputs = np.round(pictures(4, 8, 8, 3) - 2)  # with ties, and windows of negative numbers only
-    pool, relu = layers.MaxPooling2D(), layers.ReLU()
-    assert_equal(results(lambda x: relu(pool(x)), inputs), results(lambda x: pool(relu(x)), inputs))
-
-
 # --- The first block ---
 
 

@@ -113,12 +113,6 @@ def test_what_does_not_go_together_is_refused(resolved, argv):
         resolved(*argv.split(), row="autoencoder_cls")
 
 
-def test_a_file_to_evaluate_chooses_itself():
-    for more in ("--name=a", "--noaug", "--encoder=tuned", "--arch=fast", "--target=original"):
-        with pytest.raises(InputError, match="--model-path"):
-            evaluate.main(["--model=autoencoder_cls", "--model-path=a.keras", more])
-
-
 def test_what_is_typed_is_never_read_by_a_shell_or_as_a_pattern(arguments, workdir):
     for value in ("$(touch pwned)", "`touch pwned`", "a  b\tc\\", "*,),(", "x=y:z", "%s %d", "--force"):
         assert arguments(f"--data={value}")[0].data == value

@@ -218,6 +218,26 @@ def test_names_never_become_markup(workdir):
     assert text.count(HOSTILE) >= 8
 
 
+def test_comparisons_and_curves_are_told_apart_by_the_names_of_their_files(workdir):
+    recipes.IMAGES.mkdir()
+    files = {
+        "comparison": [
+            "comparison",
+            "comparison_curve",
+            "curve_comparison",
+            "curves_comparison",
+            "my_data_comparison_b",
+            "report_comparison",
+        ],
+        "curve": ["curve", "curve_fair", "digits_curve", "report_curve_b"],
+        "neither": ["cnn_curve_report", "cnn_comparisons_report", "comparison_fold1_curves"],
+    }
+    for name in (name for names in files.values() for name in names):
+        (recipes.IMAGES / f"{name}.json").touch()
+    for what in ("comparison", "curve"):
+        assert [path.stem for path in report.written_as(what)] == files[what]
+
+
 def test_nothing_to_show_is_refused(workdir):
     with pytest.raises(InputError, match="nothing"):
         report.main([])

@@ -140,15 +140,13 @@ def with_random_layers(x, classes):
     return tiny_classifier(keras.Sequential(several, name="several")(x), classes)
 
 
-AVERAGED = {"class_name": "Adam", "config": {"use_ema": True, "ema_momentum": 0.8}}
 NESTEROV = {"class_name": "SGD", "config": {"momentum": 0.85, "nesterov": True}}
-OFTEN = {"use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 3}
 FAST = {
     **{"statistics": "precise", "low_resolution": 0.5, "unaugmented": 0.25, "balanced": False},
     **{"augmentation": {"rotation": 5, "pixels": 2, "cutout": 8, "flip": "alternating"}},
     **{"logit_adjustment": 1.0, "label_smoothing": 0.2, "schedule": "linear", "epochs": 4},
     **{"bias_rate_factor": 8, "muon_rate_factor": 0.1, "build": pooled_classifier},
-    "optimizer": {"class_name": "SGD", "config": {**NESTEROV["config"], **OFTEN}},
+    "optimizer": NESTEROV,
 }
 AUTOENCODER = {
     **{"kind": recipes.AutoencoderSettings, "build": tiny_autoencoder, "loss": "mean_squared_error"},
@@ -164,7 +162,6 @@ SETTINGS = {  # of a training, and the epochs after which it goes on; a schedule
         },
         [2],
     ),
-    "averaged": ({"optimizer": AVERAGED, "epochs": 3}, [2]),
     "muon-factor": ({"optimizer": {"class_name": "Muon", "config": {}}, "schedule": 0.5, "epochs": 3}, [2]),
     "fast": (FAST, [1, 2, 3]),  # on pictures of low resolution, after those, and after augmentation ended
     "random-layers": ({"build": with_random_layers}, [1]),

@@ -4,16 +4,14 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, start, wait_until
+from conftest import ROOT
 
 from util import backend, cli, hardware, plots
 
@@ -166,34 +164,6 @@ def test_what_a_backend_might_change_holds_on_jax():
         timeout=1200,
     )
     assert done.returncode == 0, done.stdout
-
-
-# --- Leaving ---
-
-
-@pytest.mark.system
-def test_a_terminated_training_is_gone_at_once(tmp_path):
-    process = start(tmp_path, "train_cnn.py", "--data", "digits", "--precision", "float32")
-    try:
-        wait_until(lambda: "epoch 1/" in (tmp_path / "out").read_text(), process, "the first epoch")
-        process.send_signal(signal.SIGTERM)
-        wait_until(lambda: (tmp_path / "err").read_text().endswith("goes on\n"), process, "its last line", 30)
-        said = time.monotonic()
-        assert process.wait(10) == 143
-        assert time.monotonic() - said < 0.5
-    finally:
-        process.kill()
-
-
-@pytest.mark.system
-def test_an_epoch_is_printed_when_its_state_is_kept(tmp_path):
-    process = start(tmp_path, "train_cnn.py", "--data", "digits", "--precision", "float32", "--epochs", "3")
-    try:
-        wait_until(lambda: "epoch 1/" in (tmp_path / "out").read_text(), process, "the first epoch")
-        process.kill()
-        assert (tmp_path / "checkpoints/digits_cnn_fold1.state").exists()
-    finally:
-        process.kill()
 
 
 # --- Plots and reports ---

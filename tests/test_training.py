@@ -21,7 +21,6 @@ from util import cli, files, hardware
 from util.cli import InputError
 
 TIMING = {"seconds", "images_per_second"}
-AVERAGED = {"class_name": "Adam", "config": {"use_ema": True, "ema_momentum": 0.8}}
 STEPS = 5  # of an epoch of the tiny recipe
 
 
@@ -175,14 +174,12 @@ def test_first_weights_follow_from_seed_and_fold_alone(fold):
     assert not np.array_equal(first_weights(3, 2), first)
 
 
-# --- The statistics of batch normalisation, and averaged weights ------------------------------------------------------
+# --- The statistics of batch normalisation ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adam", AVERAGED])
-def test_precise_statistics_are_those_of_training_pictures_as_they_are(train, fold, optimizer):
-    """Also those of averaged weights. Validation was with these statistics."""
-    settings = {"statistics": "precise", "epochs": 3, "optimizer": optimizer, "learning_rate": 0.01}
-    run = train(build=pooled_classifier, **settings)
+def test_precise_statistics_are_those_of_training_pictures_as_they_are(train, fold):
+    """Validation was with these statistics."""
+    run = train(build=pooled_classifier, statistics="precise", epochs=3, learning_rate=0.01)
     model, record, images = run.load_model(), run.read_record(), fold.x_train
     for into, norm, tolerance in (("conv", "norm", 1e-3), ("conv2", "norm2", 0.1)):  # an average over equal batches
         values = keras.Model(model.input, model.get_layer(into).output).predict(images, verbose=0).astype(np.float64)
@@ -208,26 +205,6 @@ def test_statistics_of_several_batches_are_averages_and_frozen_layers_keep_their
     np.testing.assert_allclose(variance, batches.var(axis=(1, 2, 3)).mean(axis=0), rtol=1e-3)
     *_, mean, variance = model.get_layer("norm2").get_weights()
     assert not mean.any() and (variance == 1).all()
-
-
-def test_averaged_weights_are_kept(train, monkeypatch):
-    """Against averages computed here."""
-    averages, epochs, plain = {}, [], training.Measure.on_train_batch_end
-
-    def average(self, batch, logs=None):
-        plain(self, batch, logs)
-        for variable in self.model.trainable_variables:
-            value = keras.ops.convert_to_numpy(variable)
-            averages[variable.path] = 0.8 * averages.get(variable.path, value) + 0.2 * value
-        if batch + 1 == STEPS:
-            epochs.append({**averages})
-
-    monkeypatch.setattr(training.Measure, "on_train_batch_end", average)
-    run = train(optimizer=AVERAGED, learning_rate=0.01, epochs=3)
-    best = run.read_record()["best_epoch"] - 1
-    for weight in run.load_model().trainable_weights:
-        if weight.path != "conv/bias":
-            assert keras.ops.convert_to_numpy(weight) == pytest.approx(epochs[best][weight.path], abs=1e-6)
 
 
 # --- The learning rate, and how a training ends -----------------------------------------------------------------------

@@ -130,25 +130,26 @@ def without_repeats(pairs):
     return dict(pairs)
 
 
-def merged(values, changes):
-    """`values` with `changes`; of a dictionary in them, such as 'network', what is not mentioned stays."""
+def merged(settings, changes):
+    """The values of the Part `settings` with `changes`; of a Part in it, such as 'network', what they lack stays."""
+    values, fields = settings.model_dump(), type(settings).model_fields
     inner = {
         key: {**values[key], **change}
         for key, change in changes.items()
-        if isinstance(change, dict) and isinstance(values.get(key), dict)
+        if isinstance(change, dict) and key in fields and isinstance(fields[key].default, Part)
     }
     return {**values, **changes, **inner}
 
 
 def with_config(settings, path, changes):
     """The Part `settings` with the JSON `changes` of the file `path` in place of its own values. Raises InputError."""
-    values = settings.model_dump()
     try:
-        return type(settings).model_validate_json(json.dumps(merged(values, changes)), strict=True)
+        return type(settings).model_validate_json(json.dumps(merged(settings, changes)), strict=True)
     except pydantic.ValidationError as error:
         fault, keys = max(((fault, keys_of(fault, changes)) for fault in error.errors()), key=lambda pair: len(pair[1]))
     message = message_of(fault)
     if fault["type"] == "extra_forbidden":
+        values = settings.model_dump()
         for key in keys[:-1]:
             values = values.get(key, {}) if isinstance(values, dict) else {}
         known = difflib.get_close_matches(keys[-1], values, n=1) or list(values)
