@@ -32,9 +32,7 @@ def main(argv=None):
         runs, _ = choose(runs, unusable, names)
     of_network = [run for run in runs if run.builder is network.build]
     if names and (others := [run.name for run in runs if run not in of_network]):
-        raise InputError(
-            f"{', '.join(others)}: no network of ARCH={options.arch}; leave those out of RUNS"
-        )
+        raise InputError(f"{', '.join(others)}: no network of ARCH={options.arch}; leave those out of RUNS")
     runs = dict(sorted(one_a_point(of_network if names else trained_alike(of_network)).items()))
     if len({share for share, _ in runs}) < 2:
         raise InputError(
