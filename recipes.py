@@ -205,7 +205,7 @@ class Settings(Part):
         0.4, "share of the epochs, the last ones, that augment by alternating flips alone", ge=0, lt=1
     )
     optimizer: Literal["adam", "adamax", "adamw", "nadam", "rmsprop", "sgd"] | OptimizerConfig = setting(
-        "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or the configuration of any Keras optimizer"
+        "adam", "adam, adamax, adamw, nadam, rmsprop, sgd, or the configuration of a Keras optimizer"
     )
     learning_rate: float = setting(1e-3, "learning rate at the start, or after the warm-up", knob="LR", ge=0)
     bias_rate_factor: float = setting(1.0, "the learning rate of biases is multiplied by this number", gt=0)
