@@ -330,8 +330,11 @@ def more_images():
     """What the images that halving leaves out change: each arm whose source saw them, minus the same without them."""
     runs = {(arm.source, arm.encoder): arm.run for arm in arms()}
     rows = []
-    for source in ("autoencoder_fast_allimages", "cnn_fast_turns-allimages"):
-        pair = runs[source, "frozen"], runs[source.removesuffix("allimages")[:-1], "frozen"]
+    for source, without in (
+        ("autoencoder_fast_allimages", "autoencoder_fast"),
+        ("cnn_fast_turns-allimages", "cnn_fast_turns"),
+    ):
+        pair = runs[source, "frozen"], runs[without, "frozen"]
         right = np.array([[fold["accuracy"] for fold in run.folds] for run in pair])
         found = compare.over_folds(right[0] - right[1], pair[0].record["settings"]["val"])
         rows.append((SOURCES[source], folds(pair[0]), tested(found)))
