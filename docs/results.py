@@ -160,6 +160,7 @@ def differences():
 LAYERS = {
     "trained from scratch": ("autoencoder_cls_scratch", "cnn_fast"),
     "of the autoencoder, frozen": ("autoencoder_cls_noaug", "autoencoder_cls_fast"),
+    "of the autoencoder, fine-tuned": (None, "autoencoder_cls_fast_tuned"),
     "random, frozen": ("autoencoder_cls_random", "autoencoder_cls_fast_random"),
 }
 
@@ -171,6 +172,9 @@ def answer():
     for text, pair in LAYERS.items():
         rows.append([text])
         for run, control in zip(pair, controls, strict=True):
+            if not run:
+                rows[-1] += ["not trained", ""]
+                continue
             found = Run(run)
             difference = f", {tested(compared[run, control])}" if run != control else ""
             recall = np.mean([found.summary[f"recall {name}"]["mean"] for name in HALVED])
@@ -199,10 +203,22 @@ THEN = {"scratch": "", "random": "frozen", "frozen": "frozen", "tuned": "fine-tu
 class Arm(NamedTuple):
     source: str | None
     encoder: str
-    tried: dict  # {(other layers' learning rate, if fine-tuned; factor): validation accuracy of fold 1}
+    tried: dict  # {rates of a try: validation accuracy of fold 1}
     chosen: tuple  # the key with the highest one
     run: Run  # which was trained so, and evaluated
     difference: str  # from scratch, with its interval
+
+
+def rates_of(one):
+    """How many times the recipe's learning rate a try has: in layers that were not taken if others were and are
+    fine-tuned (else None), and in all layers that learn, or the fine-tuned ones.
+    """
+    rate, factor = one["learning_rate"], one["encoder_rate_factor"]
+    return (rate, round(rate * factor, 6)) if factor else (None, rate)
+
+
+def then(encoder, other_rate):
+    return THEN[encoder] + (f", other layers x {other_rate:g}" if other_rate else "")
 
 
 def arms():
@@ -210,9 +226,7 @@ def arms():
     compared, scratch = comparisons("comparison_fair"), None
     tries = {}  # {(source, encoder): {key: try}}
     for one in (one for one in published("fair/tries") if one["labelled"] == FEW):
-        factor = one["encoder_rate_factor"]  # of fine-tuned layers alone
-        key = (one["learning_rate"], factor) if factor else (None, one["learning_rate"])
-        tries.setdefault((one["from"], one["encoder"]), {})[key] = one
+        tries.setdefault((one["from"], one["encoder"]), {})[rates_of(one)] = one
     found = []
     for source, encoder in sorted(tries, key=in_order):
         tried = {key: one["val_accuracy"] for key, one in tries[source, encoder].items()}
@@ -229,14 +243,18 @@ def in_order(arm):
     return list(SOURCES).index(arm[0]), list(THEN).index(arm[1])
 
 
+def arm_of(point):
+    """The (source, encoder) of a point of the curve."""
+    encoder, _, source = point["encoder"].partition(" from ")
+    return source or {"scratch": None, "random": "random"}.get(encoder, "autoencoder_fast"), encoder
+
+
 def answer_few():
     """The README's second table: the fast CNN with each number of labels, by what its first blocks learnt."""
     found, images = {}, {}
     for point in published("curve_fair")["points"]:
-        encoder, _, source = point["encoder"].partition(" from ")
-        source = source or {"scratch": None, "random": "random"}.get(encoder, "autoencoder_fast")
         shown = tested(point["difference"]) if "difference" in point else figure(point["accuracy"])
-        found.setdefault((source, encoder), {})[point["labelled"]] = shown
+        found.setdefault(arm_of(point), {})[point["labelled"]] = shown
         images[point["labelled"]] = point["images"]
     rows, before = [], ""
     for source, encoder in sorted(found, key=in_order):
@@ -268,7 +286,7 @@ def fair():
     rates = {times(one): lambda row, one=one: tried(row, one) for one in factors}
     columns = {
         "first two blocks from": lambda row: SOURCES[row[0].source],
-        "then": lambda row: THEN[row[0].encoder] + (f", other layers x {row[1]:g}" if row[1] else ""),
+        "then": lambda row: then(row[0].encoder, row[1]),
         **rates,
         "test accuracy": of_chosen(lambda arm: accuracy(arm.run)),
         "folds": of_chosen(lambda arm: folds(arm.run)),
@@ -286,18 +304,43 @@ def other_shares():
     images = {point["labelled"]: point["images"] for point in published("curve_fair")["points"]}
     tried = {}
     for one in (one for one in published("fair/tries") if one["labelled"] != FEW):
-        factor = one["encoder_rate_factor"] or one["learning_rate"]
-        tried.setdefault((one["labelled"], one["from"], one["encoder"]), {})[factor] = one["val_accuracy"]
-    factors = sorted({factor for accuracies in tried.values() for factor in accuracies}, reverse=True)
+        tried.setdefault((one["labelled"], one["from"], one["encoder"]), {})[rates_of(one)] = one["val_accuracy"]
+    factors = sorted({factor for accuracies in tried.values() for _, factor in accuracies}, reverse=True)
     rows = []
     for share, *arm in sorted(tried, key=lambda of: (of[0], *in_order(of[1:]))):
         accuracies = tried[share, *arm]
+        shown = {rates: figure(value, 4) for rates, value in accuracies.items()}
         best = max(accuracies, key=accuracies.get)
-        shown = {factor: figure(value, 4) for factor, value in accuracies.items()}
         shown[best] = f"**{shown[best]}**"
-        cells = (shown.get(factor, "") for factor in factors)
-        rows.append((f"{images[share]:,}", SOURCES[arm[0]], THEN[arm[1]], *cells))
+        for other in sorted({other for other, _ in shown}, key=lambda rate: rate or 0):
+            cells = (shown.get((other, factor), "") for factor in factors)
+            rows.append((f"{images[share]:,}", SOURCES[arm[0]], then(arm[1], other), *cells))
     return table(("labelled images", "first two blocks from", "then", *map(times, factors)), rows)
+
+
+def few_recalls():
+    """With each number of labels, how pretraining without labels changes the recall of the halved and other classes."""
+
+    def recalls(name, numbers):
+        """The mean recall of the halved classes and of the others, on each fold."""
+        path = f"fair/{name}" if (ROOT / f"imgs/fair/{name}_report.json").exists() else name
+        folds = published(f"{path}_report")["folds"]
+        of_folds = [folds[str(number)]["recall"] for number in numbers]
+        split = [([one[name] for name in HALVED], [one[name] for name in one if name not in HALVED]) for one in of_folds]
+        return np.array([[np.mean(halved), np.mean(others)] for halved, others in split]).T
+
+    rows = []
+    points = [point for point in published("curve_fair")["points"] if "difference" in point]
+    for point in sorted(points, key=lambda point: (point["labelled"], in_order(arm_of(point)))):
+        (source, encoder), row = arm_of(point), point["difference"]
+        if source == "cnn_fast":
+            continue
+        halved, others = recalls(row["run"], row["folds"]) - recalls(row["baseline"], row["folds"])
+        tests = [tested(compare.over_folds(values, row["correlation"])) for values in (halved, others)]
+        more = row["reduced_minus_others"]
+        rows.append((f"{point['images']:,}", SOURCES[source], THEN[encoder], *tests, tested(more), p_value(more)))
+    titles = ("labelled images", "first two blocks from", "then", "recall of the halved classes", "of the others")
+    return table((*titles, "difference", "its p (Holm)"), rows)
 
 
 OF_HALVING = {  # of a run as compare.py reads it, on one fold
@@ -442,5 +485,5 @@ def benchmark():
 
 
 TABLES = (answer, answer_few, runs, differences, fair, other_shares, halved, study_networks, other_networks)
-TABLES += (halving, more_images, benchmark)
+TABLES += (few_recalls, halving, more_images, benchmark)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}
