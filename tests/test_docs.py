@@ -169,12 +169,12 @@ def test_the_fair_test_takes_any_sources_and_rates(monkeypatch):
 
     difference = "+2.0 (-1.0 to +5.0)"
     (titles, _, *rows), scores = cells(results.fair()), [".610 ± .010", "3"]
-    assert titles[2:5] == ["x 3", "x .1", "x .01"]
+    assert titles[2:6] == ["x 3", "x .3", "x .1", "x .01"]  # fine-tuned layers' own rate, not their factor
     assert [row[1:] for row in rows] == [
-        ["", "**.6000**", "", "", *scores, ""],
-        ["frozen", "", "**.5000**", "", *scores, difference],
-        ["fine-tuned, other layers x 3", "", "**.7000**", "", *scores, difference],
-        ["fine-tuned, other layers x 1", "", "", ".6500", "", "", ""],
+        ["", "**.6000**", "", "", "", *scores, ""],
+        ["frozen", "", "", "**.5000**", "", *scores, difference],
+        ["fine-tuned, other layers x 3", "", "**.7000**", "", "", *scores, difference],
+        ["fine-tuned, other layers x 1", "", "", "", ".6500", "", "", ""],
     ]
 
 
@@ -190,6 +190,7 @@ def test_the_answer_has_each_number_of_labels_and_the_tries_their_best(monkeypat
     tries = [
         {"labelled": 0.1, "encoder_rate_factor": 0.1, "val_accuracy": 0.3, **kinds},
         {"labelled": 0.1, "encoder_rate_factor": 0.01, "val_accuracy": 0.4, **kinds},
+        {"labelled": 0.1, "encoder_rate_factor": 0.1, "val_accuracy": 0.5, **kinds, "learning_rate": 3.0},
         {"labelled": results.FEW, "encoder_rate_factor": 1.0, "val_accuracy": 0.9, **kinds},
     ]
     monkeypatch.setattr(results, "published", {"curve_fair": {"points": points}, "fair/tries": tries}.get)
@@ -202,8 +203,21 @@ def test_the_answer_has_each_number_of_labels_and_the_tries_their_best(monkeypat
         [results.SOURCES["autoencoder_fast"], "frozen", "", "-10.0"],
     ]
     titles, _, *rows = cells(results.other_shares())
-    assert titles[3:] == ["x .1", "x .01"]
-    assert rows == [["100", results.SOURCES["cnn_fast_turns"], "fine-tuned", ".3000", "**.4000**"]]
+    assert titles[3:] == ["x .3", "x .1", "x .01"]
+    assert rows == [
+        ["100", results.SOURCES["cnn_fast_turns"], "fine-tuned, other layers x 1", "", ".3000", ".4000"],
+        ["100", results.SOURCES["cnn_fast_turns"], "fine-tuned, other layers x 3", "**.5000**", "", ""],
+    ]
+
+
+def test_the_recall_of_halved_and_other_classes_changes_as_the_curve_says():
+    shown = []
+    for row in cells(results.few_recalls())[2:]:
+        halved, others, difference = (float(cell.split()[0]) for cell in row[3:6])
+        assert halved - others == pytest.approx(difference, abs=0.11)  # that of the curve, from confusion matrices
+        shown.append((row[0], row[1]))
+    few = [point for point in results.published("curve_fair")["points"] if "difference" in point]
+    assert len(shown) == sum(results.arm_of(point)[0] != "cnn_fast" for point in few) > 10
 
 
 def test_what_halving_changes_is_the_difference_of_two_gains():
