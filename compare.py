@@ -499,7 +499,7 @@ def difference_row(row, title, figure):
         "comparison": f"{row['run']} minus {row['baseline']}",
         "figure": title,
         "folds": str(len(row["folds"])),
-        "difference": f"{100 * figure['mean']:+.1f}",
+        "difference": in_points(figure["mean"]),
         "95 % over folds": figure["t_test"] and between(figure["t_test"]),
         "p (Holm)": figure["t_test"] and show_p(figure["t_test"]["p_holm"]),
         "verdict": figure["verdict"],
@@ -507,8 +507,13 @@ def difference_row(row, title, figure):
     }
 
 
+def in_points(share):
+    """A difference of shares, in percentage points: '-1.2', '+0.3', '0.0'."""
+    return f"{round(100 * share, 1) or 0.0:+.1f}".replace("+0.0", "0.0")
+
+
 def between(found):
-    return f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+    return f"{in_points(found['low'])} to {in_points(found['high'])}"
 
 
 def show_p(p):

@@ -5,8 +5,8 @@ Reads the reports of evaluate.py of one network trained with several LABELLED, a
 """
 
 from common import titled
-from compare import between, choose, compare_all, differing_trainings, figures_of, latest_group, read_reports
-from recipes import IMAGES, RECIPES, RunSuffix, Settings, row_name, run_name
+from compare import between, choose, compare_all, differing_trainings, figures_of, in_points, latest_group, read_reports
+from recipes import IMAGES, PRETRAINED, RECIPES, RunSuffix, Settings, row_name, run_name
 from runs import encoder_in_words
 from util import cli, plots
 from util.cli import InputError
@@ -61,6 +61,8 @@ def main(argv=None):
     for (_, kind), run in runs.items():
         words.setdefault(kind, []).append(encoder_in_words(run.record, run.before, rate=False))
     words = {kind: " / ".join(dict.fromkeys(of)) for kind, of in words.items()}
+    alike = [kind for kind in words if list(words.values()).count(words[kind]) > 1]  # such as of two autoencoders
+    words |= {kind: f"{words[kind]} ({kind.partition(' from ')[2]})" for kind in alike}
     title = f"{network.words or options.arch}, on {data['source']}"
     plots.plot_learning_curves(path.with_suffix(".png"), title, points, words)
     print(f"{text}\n\n{path}.txt, .json and .png are written")
@@ -80,7 +82,7 @@ def one_a_point(runs):
     """{(share of labels, kind of encoder): run}: of several runs for one point the one with most folds."""
     found = {}
     for run in sorted(runs, key=lambda run: (-len(run.folds), -run.trained_here, run.name)):
-        kind = (run.encoder or "scratch") + (f" from {run.encoder_from}" if run.before != "images" else "")
+        kind = (run.encoder or "scratch") + (f" from {run.encoder_from}" if run.encoder in PRETRAINED else "")
         found.setdefault((run.settings["labelled"], kind), run)
     return found
 
@@ -96,11 +98,11 @@ def table_row(point):
     row = {"labelled images": f"{point['images']:,}", "encoder": point["encoder"], "folds": str(len(point["folds"]))}
     row |= {title: plots.show(figure, 3) for title, figure in titled(point, point["reduced"]).items()}
     if found := point.get("difference"):
-        row["minus scratch, in points"] = f"{100 * found['mean']:+.1f}"
+        row["minus scratch, in points"] = in_points(found["mean"])
         row["95 % over folds"] = between(found["t_test"]) if found["t_test"] else ""
         row["verdict"] = found["verdict"]
         if contrast := found["reduced_minus_others"]:
-            row["reduced - others"] = f"{100 * contrast['mean']:+.1f}"
+            row["reduced - others"] = in_points(contrast["mean"])
             row["its 95 %"] = between(contrast["t_test"]) if contrast["t_test"] else ""
             row["its verdict"] = contrast["verdict"]
     return {**row, "run": point["run"]}

@@ -172,10 +172,11 @@ def load_npz(path, part):
             raise InputError(f"{path!r} lacks {', '.join(missing)}; save x_train, y_train, x_test and y_test in it")
         headers = {one: array_header(file, f"x_{one}") for one in PARTS}
         labels = {one: np.asarray(file[f"y_{one}"]) for one in PARTS}  # numpy gives bytes for what is no array
-        names, images = file.get("class_names"), file[f"x_{part}"]
-    like_cifar10 = [shape[:1] for shape, _ in headers.values()] == [(size,) for size in CIFAR10_SIZES]
-    names = CIFAR10_CLASSES if names is None and like_cifar10 else checked_class_names(names, path)
-    labels = {one: checked_labels(labels[one], one, *headers[one], names, path) for one in PARTS}
+        names = file.get("class_names")
+        like_cifar10 = [shape[:1] for shape, _ in headers.values()] == [(size,) for size in CIFAR10_SIZES]
+        names = CIFAR10_CLASSES if names is None and like_cifar10 else checked_class_names(names, path)
+        labels = {one: checked_labels(labels[one], one, *headers[one], names, path) for one in PARTS}
+        images = file[f"x_{part}"]  # last, since wrong pictures may fill the memory
     if images.max() <= 1:
         raise InputError(
             f"x_{part} in {path!r} holds only 0 and 1; pictures scaled to 0-1 become that as uint8: save them as 0-255"

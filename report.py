@@ -133,7 +133,8 @@ def read_run(path):
         row["pictures"] = report["data"]["source"]
     text, data = path.with_suffix(".txt"), record["data"]
     kept = zip(data["reduced"], data["keep"], strict=True)
-    reduced = ", ".join(f"{data['class_names'][number]} {count}" for number, count in kept)
+    names = data["class_names"] if learnt(record) != "turns" else {}  # the classes then are turns, not the data's
+    reduced = ", ".join(f"{names[number] if names else f'class {number}'} {count}" for number, count in kept)
     return {
         "name": name,
         "group": group,

@@ -55,8 +55,11 @@ def main(argv=None):
     if options.check:
         if options.config:  # which may hold an optimizer that Keras cannot make, or pictures too small for the network
             optimizers.new_optimizer(recipe.settings)
+            model = finished_model(recipe.build, recipe.settings, 10, name)
             if recipe.settings.low_resolution:
-                training.require_any_size(finished_model(recipe.build, recipe.settings, 10, name))
+                training.require_any_size(model)
+            if recipe.settings.encoder_blocks:
+                end_of_block(model, recipe.settings.encoder_blocks)
         return
 
     fold, settings = prepare_fold(options.data, recipe.settings, options.fold), {}

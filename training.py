@@ -17,7 +17,7 @@ from data import IMAGE_SHAPE
 from optimizers import new_optimizer, schedule_callbacks
 from recipes import LOW_RESOLUTION_SIDE, PLAIN, phases
 from resume import KeepState, seed_layers
-from runs import as_columns, best_epoch
+from runs import as_columns, best_epoch, finished_trainings, require_one_study
 from training_model import OWN_NAMES, compile_model, copy_weights, training_model
 from util import hardware
 from util.backend import Later, keras
@@ -327,6 +327,8 @@ def train(recipe, run, fold, force=False, prepare=None, **late_settings):
         "commit": hardware.current_commit(Path(__file__).parent),
         "code_sha256": code_sha256(),
     }
+    if not force and not unfinished:  # else the evaluation would refuse this fold beside those that are finished
+        require_one_study({one: one.read_record() for one in finished_trainings(run.name, run.folder)} | {run: record})
     print(f"model: {run.title}, {record['parameters']:,} parameters, {record['trainable_parameters']:,} trainable")
     backend = f"{keras.backend.backend()} {record['versions'][keras.backend.backend()]}"
     print(f"device: {device}; {precision} ({reason}); Keras {keras.__version__} on {backend}", flush=True)

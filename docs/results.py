@@ -29,7 +29,8 @@ class Run:
         report = published(f"{path}_report")
         self.name, self.words = path.rpartition("/")[2], words
         self.summary, self.ensemble = report["summary"], report.get("ensemble")
-        self.folds = [report["folds"][number] for number in sorted(report["folds"], key=int)]
+        self.numbers = sorted(report["folds"], key=int)
+        self.folds = [report["folds"][number] for number in self.numbers]
         self.record = self.folds[0]["record"]
 
     def at_best(self, key):
@@ -69,18 +70,13 @@ def figure(value, digits=3):
     return re.sub(r"\b0(?=[.])", "", f"{value:.{digits}f}")
 
 
-def points(share):
-    """A difference of accuracies, in percentage points."""
-    return f"{100 * share:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
-
-
 def interval(test):
-    return f"{points(test['low'])} to {points(test['high'])}" if test else ""
+    return compare.between(test) if test else ""
 
 
 def tested(row):
     """A difference in points, and in brackets its interval over folds where there is one."""
-    return points(row["mean"]) + (f" ({interval(row['t_test'])})" if row["t_test"] else "")
+    return compare.in_points(row["mean"]) + (f" ({interval(row['t_test'])})" if row["t_test"] else "")
 
 
 def p_value(row):
@@ -147,7 +143,7 @@ def differences():
     columns = {
         "difference in accuracy, in points": lambda row: f"{code(row['run'])} minus {code(row['baseline'])}",
         "folds": lambda row: str(len(row["folds"])),
-        "mean": lambda row: points(row["mean"]),
+        "mean": lambda row: compare.in_points(row["mean"]),
         "95 % over folds": lambda row: interval(row["t_test"]),
         "verdict": verdict,
         "95 % over test images": lambda row: interval(row["bootstrap"]),
@@ -246,7 +242,7 @@ def in_order(arm):
 def arm_of(point):
     """The (source, encoder) of a point of the curve."""
     encoder, _, source = point["encoder"].partition(" from ")
-    return source or {"scratch": None, "random": "random"}.get(encoder, "autoencoder_fast"), encoder
+    return source or {"scratch": None, "random": "random"}[encoder], encoder
 
 
 def answer_few():
@@ -378,6 +374,7 @@ def more_images():
         ("cnn_fast_turns-allimages", "cnn_fast_turns"),
     ):
         pair = runs[source, "frozen"], runs[without, "frozen"]
+        assert pair[0].numbers == pair[1].numbers
         right = np.array([[fold["accuracy"] for fold in run.folds] for run in pair])
         found = compare.over_folds(right[0] - right[1], pair[0].record["settings"]["val"])
         rows.append((SOURCES[source], folds(pair[0]), tested(found)))

@@ -85,7 +85,7 @@ NAMES = arrays()["class_names"]
         ({"x_train": None}, "x_train"),
         ({"y_test": None}, "y_test"),
         ({"class_names": None}, "class_names"),  # they are not CIFAR-10
-        ({"x_train": np.array([{}] * 30)}, "plain"),
+        ({"x_train": np.array([{}] * 30)}, "object"),
         ({"class_names": np.array(["a", None] * 5)}, "plain"),
         ({"class_names": np.array("abcdefghij")}, "class_names"),
         ({"class_names": np.array(["a", *"abcdefghi"])}, "class_names"),
@@ -117,6 +117,17 @@ def test_npz_that_cannot_be_used_is_refused_before_anything_is_trained(tmp_path,
     with pytest.raises(InputError, match=word) as refusal:
         data.load_data(str(path))
     assert "a.npz" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_wrong_pictures_are_refused_by_their_header(tmp_path):
+    """Those of a usual wrong size and type fill the memory: a fault in their data shows whether they were read."""
+    np.savez(path := tmp_path / "a.npz", **arrays(x_train=np.zeros((30, 64, 64, 3))))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"x_train.npy") + 1000  # within its zeros
+    content[place] = 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"float64 of shape \(30, 64, 64, 3\)"):
+        data.load_data(str(path))
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):

@@ -244,6 +244,11 @@ def test_other_settings_are_refused_naming_what_differs(copy, finished, fold, no
         training.train(finished.recipe, copy, fold, **change)
 
 
+def test_a_fold_with_other_settings_than_the_finished_ones_is_refused_before_it_is_trained(copy, fold, no_fit):
+    with pytest.raises(InputError, match=r"tiny_fold1\.keras and .*tiny_fold2\.keras.*EPOCHS 4 and 5"):
+        training.train(tiny_recipe(epochs=5), runs.Run("tiny", 2, copy.folder), fold)
+
+
 # --- FORCE ------------------------------------------------------------------------------------------------------------
 
 

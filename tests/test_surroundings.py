@@ -105,6 +105,15 @@ def test_an_older_keras_that_goes_before_is_named_with_its_place(tmp_path):
     assert f"keras>={backend.KERAS[0]}.{backend.KERAS[1]}" in (ROOT / "requirements.txt").read_text()
 
 
+@pytest.mark.parametrize("backend", ["torch", "openvino", "jax"])
+def test_a_backend_that_is_not_there_is_refused_and_keras_json_chooses_none(tmp_path, backend):
+    code = "import sys; sys.modules['jax'] = None; from util import backend, cli; cli.run(lambda: print({}))"
+    result = python(code.format("backend.keras.layers"), KERAS_BACKEND=backend)
+    assert result.returncode == 2 and f"KERAS_BACKEND={backend}" in result.stderr and "\n" not in result.stderr.strip()
+    result = python(code.format("backend.keras.config.backend()"), **keras_json(tmp_path, backend=backend))
+    assert result.stdout == "tensorflow\n", result.stderr
+
+
 def test_a_script_draws_without_the_notebook_s_backend_and_an_import_leaves_it(monkeypatch):
     theirs = "module://matplotlib_inline.backend_inline"
     code = "import os, data; print(os.environ['MPLBACKEND'])"

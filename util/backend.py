@@ -1,7 +1,7 @@
 """Keras and other large packages, imported when they are first used, in surroundings that decide no result."""
 
 import contextlib
-import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -21,6 +21,7 @@ for variable in (
 ):
     os.environ.pop(variable, None)
 os.environ["KERAS_NNX_ENABLED"] = "false"  # true in keras.json would need a further package
+os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"  # whatever keras.json says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX takes GPU memory as needed: folds share it
 
@@ -38,6 +39,7 @@ class Later:
     def __getattr__(self, attribute):
         package = self._name.partition(".")[0]
         if package not in sys.modules:
+            require_backend(os.environ["KERAS_BACKEND"])
             with without_notes():
                 importlib.import_module(self._name)
             if package == "keras":
@@ -66,6 +68,17 @@ def without_notes():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+BACKENDS = ("tensorflow", "jax")
+
+
+def require_backend(name):
+    """Raise InputError where Keras cannot compute with this backend here."""
+    if name not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND={name} is not supported; take {' or '.join(BACKENDS)}")
+    if not importlib.util.find_spec(name):
+        raise InputError(f"KERAS_BACKEND={name}, but this Python has no {name}; PYTHON=/path/python takes one that has")
 
 
 KERAS = (3, 15)  # as in requirements.txt

@@ -332,13 +332,13 @@ SOURCE_COLORS = (ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 def plot_learning_curves(title, points, words):
     """Accuracy against labelled images, mean and standard deviation over folds; and differences from scratch.
 
-    `words` is {kind of encoder: what the plot calls it}; of pretrained ones, a kind is 'frozen' or 'tuned from <run>'.
+    `words` is {kind of encoder: what the plot calls it}; of pretrained ones, a kind is 'tuned from <run>' or the like.
     """
     figure, (above, below) = new_figure(rows=2, size=(9, 8))
-    sources = sorted({kind.partition(" from ")[2] for kind in words})
+    sources = sorted({kind.partition(" from ")[2] for kind in words} - {""})
     for kind in sorted(words, key=lambda kind: (kind != "scratch", *kind.split(" ")[::-1])):
         encoder, _, source = kind.partition(" from ")
-        color = SOURCE_COLORS[sources.index(source) % len(SOURCE_COLORS)]
+        color = SOURCE_COLORS[sources.index(source) % len(SOURCE_COLORS)] if source else None
         style = {"markersize": 5, "capsize": 3, "label": words[kind], "color": color, **ENCODER_LOOKS[encoder]}
         mine = [point for point in points if point["encoder"] == kind]
         accuracy = 100 * np.array([[point["accuracy"]["mean"], point["accuracy"]["std"] or 0] for point in mine])
