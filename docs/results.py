@@ -321,9 +321,9 @@ def few_recalls():
         """The mean recall of the halved classes and of the others, on each fold."""
         path = f"fair/{name}" if (ROOT / f"imgs/fair/{name}_report.json").exists() else name
         folds = published(f"{path}_report")["folds"]
-        of_folds = [folds[str(number)]["recall"] for number in numbers]
-        split = [([one[name] for name in HALVED], [one[name] for name in one if name not in HALVED]) for one in of_folds]
-        return np.array([[np.mean(halved), np.mean(others)] for halved, others in split]).T
+        of_folds = np.array([list(folds[str(number)]["recall"].values()) for number in numbers])
+        halved = np.isin(list(folds[str(numbers[0])]["recall"]), HALVED)
+        return np.array([of_folds[:, halved].mean(axis=1), of_folds[:, ~halved].mean(axis=1)])
 
     rows = []
     points = [point for point in published("curve_fair")["points"] if "difference" in point]

@@ -184,8 +184,8 @@ def test_the_answer_has_each_number_of_labels_and_the_tries_their_best(monkeypat
         found["accuracy"] = {"mean": 0.6, "std": None}
         return found | ({"difference": {"mean": difference, "t_test": None}} if difference else {})
 
-    points = [point(0.1, "frozen from cnn_fast_turns", 0.02), point(1.0, "scratch"), point(1.0, "frozen from autoencoder_fast", -0.1)]
-    points += [point(0.1, "scratch"), point(0.1, "tuned from cnn_fast_turns", 0.01)]
+    points = [point(0.1, "frozen from cnn_fast_turns", 0.02), point(1.0, "scratch"), point(0.1, "scratch")]
+    points += [point(1.0, "frozen from autoencoder_fast", -0.1), point(0.1, "tuned from cnn_fast_turns", 0.01)]
     kinds = {"from": "cnn_fast_turns", "encoder": "tuned", "learning_rate": 1.0}
     tries = [
         {"labelled": 0.1, "encoder_rate_factor": 0.1, "val_accuracy": 0.3, **kinds},
