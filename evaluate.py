@@ -273,18 +273,16 @@ def checkpoints_of(report):
 
 
 def write_architecture(name, model):
-    """The layers of a network as a table and as a drawing."""
-    lines, boxes = [f"{'layer':<18}{'kind':<24}{'output':<18}{'parameters':>12}"], []
+    """The layers of a network as a table."""
+    lines = [f"{'layer':<18}{'kind':<24}{'output':<18}{'parameters':>12}"]
     for layer in model.layers:
         output = getattr(layer, "output", None)  # several of a layer with states, none of one that is used twice
         shape = output.shape[1:] if hasattr(output, "shape") else ()
         frozen, kind = bool(layer.weights) and not layer.trainable, type(layer).__name__
         said = f"{layer.name:<18}{kind:<24}{' x '.join(map(str, shape)):<18}{layer.count_params():>12,}"
         lines.append(f"{said}{'  frozen' if frozen else ''}")
-        boxes.append((kind, shape, frozen))
     total = f"{model.count_params():,} parameters, {count_trainable(model):,} trainable"
     write_text(IMAGES / f"{name}_architecture.txt", "\n".join([*lines, "", total, ""]))
-    plots.plot_architecture(IMAGES / f"{name}_architecture.png", f"{name}: {total}", boxes)
 
 
 if __name__ == "__main__":

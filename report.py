@@ -27,7 +27,7 @@ GROUPS = (
     "Own runs, on other pictures or with a NAME",
     "Autoencoders",
 )
-PLOTS = ("accuracy", "psnr", "loss", "heatmap", "predictions", "reconstructions", "architecture")
+PLOTS = ("accuracy", "psnr", "loss", "heatmap", "predictions", "reconstructions")
 
 # What is read of a report and of a comparison, which hold more.
 Pictures = form(source=str, prefix=str, test_images=int)

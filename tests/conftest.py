@@ -85,7 +85,7 @@ def imported(path):
     return {path for path in paths if (ROOT / f"{path}.py").is_file()}
 
 
-REPORT = ("report.txt", "report.json", "architecture.txt", "architecture.png")
+REPORT = ("report.txt", "report.json", "architecture.txt")
 
 
 def files_of_autoencoder(name):

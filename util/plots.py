@@ -211,42 +211,6 @@ def plot_samples(title, rows, names):
     return figure
 
 
-# What kinds of layers are drawn as: (word in the kind's name, what it is, colour, width).
-LAYERS = (
-    ("Conv", "convolution", BLUE, 1.0),
-    ("Dense", "dense", ORANGE, 1.0),
-    ("Norm", "normalisation", "#999999", 0.35),
-    ("Pool", "pooling", "#009E73", 0.35),
-    ("UpSampling", "upsampling", "#CC79A7", 0.35),
-    ("Dropout", "dropout or noise", "#F0E442", 0.35),
-    ("Noise", "dropout or noise", "#F0E442", 0.35),
-    ("", "other: activation, scaling, shape", "#56B4E9", 0.2),
-)
-
-
-@plot
-def plot_architecture(title, boxes):
-    """Layers as boxes from left to right, (kind, shape of the output, frozen) each: the higher, the more pixels."""
-    figure, axes = new_figure(size=(9, 3.2))
-    put_title(figure, title)
-    left, before = 0.0, None
-    for kind, shape, frozen in boxes:
-        _, label, color, width = next(row for row in LAYERS if row[0] in kind)
-        height = max(0.12, np.sqrt(shape[0] / 32)) if len(shape) == 3 else 0.12
-        box = {"x": left, "height": 2 * height, "width": width, "bottom": -height, "align": "edge"}
-        axes.bar(**box, color=color, label=label, edgecolor="white", linewidth=0.5)
-        if frozen:
-            axes.bar(**box, fill=False, hatch="////", linewidth=0, label="frozen")
-        if shape != before:
-            words = " x ".join(map(str, shape))
-            axes.text(left + width / 2, -1.15, words, rotation=90, ha="center", va="top", fontsize=7)
-        left, before = left + width + 0.12, shape
-    axes.set(xlim=(-0.5, left + 0.5), ylim=(-2.3, 1.1))
-    axes.axis("off")
-    legend_below(figure, axes, fontsize=8)
-    return figure
-
-
 @plot
 def plot_distribution(title, train, val, class_names):
     """Images of each class in the training and validation sets, given as their counts."""
