@@ -104,7 +104,7 @@ def chosen_run(options):
         return finished_run(options)
     model = model_of(name)
     own = ModelChoice(model=model, arch=name.removeprefix(model).strip("_") or None)
-    command = make_command(model.replace("autoencoder", "ae"), own)
+    command = make_command(model, own)
     print(f"note: no {name} was trained here, so the one in {PROVIDED}/ predicts; `{command}` trains your own")
     return name, {run: run.read_record() for run in finished_trainings(name, PROVIDED)}
 

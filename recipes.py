@@ -632,6 +632,7 @@ def autoencoder_name(choice, prefix, name):
 
 def make_command(target, choice):
     """The make command for `target` with the knobs that choose this run, for messages that tell what to type."""
+    target = target.replace("autoencoder", "ae")  # of a model
     kind = ClassifierChoice if target.endswith("cls") else Choice if target == "cnn" else AutoencoderChoice
     words = [
         f"{knob_of(field)}={shlex.quote(str(value + 0 if isinstance(value, bool) else value))}"

@@ -253,7 +253,7 @@ def finished_trainings(name, folder=CHECKPOINTS):
 
 def no_training(name, choice):
     """The error that a run has no finished training, with the command that makes some."""
-    command = make_command(choice.model.replace("autoencoder", "ae"), choice)
+    command = make_command(choice.model, choice)
     return InputError(f"there is no finished training of {name} in {CHECKPOINTS}: run `{command}`")
 
 
