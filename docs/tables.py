@@ -1,6 +1,7 @@
 """Writes the generated tables of README.md and docs/*.md anew, each between <!-- name --> and <!-- /name -->.
 
-`make docs` calls this. Tables of knobs and settings are made here, those of published figures in results.py.
+`make docs` calls this. Tables of knobs and settings are made here, those of published figures in results.py, and the
+commands in docs/fair.sh by commands.py.
 """
 
 import json
@@ -14,7 +15,7 @@ import export
 import predict
 import train_ae_classifier
 from common import Augmentation
-from docs import results
+from docs import commands, results
 from docs.results import code, table
 from recipes import AutoencoderSettings, ClassifierSettings, ModelChoice, Settings, Training
 from util.options import Part, as_typed, knob_of
@@ -79,3 +80,4 @@ def documents():
 if __name__ == "__main__":
     for path in documents():
         path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+    (ROOT / "docs/fair.sh").write_text(commands.fair(), encoding="utf-8")

@@ -443,7 +443,7 @@ def test_what_is_published_of_several_runs_is_of_their_reports(workdir, script, 
     for path in published.glob("[!d]*_report.json"):  # those of digits are a reader's own
         shutil.copy(path, recipes.IMAGES)
     suffix = name.partition("_")[2]
-    text = (ROOT / "docs/comparing.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / ("fair.sh" if suffix == "fair" else "comparing.md")).read_text(encoding="utf-8")
     command = re.search(rf"^make {script.__name__} .*NAME={suffix}$", text, re.MULTILINE) if suffix else None
     typed = shlex.split(command[0])[2:] if command else []
     script.main([f"--{knob.lower()}={value}" for knob, _, value in (word.partition("=") for word in typed)])

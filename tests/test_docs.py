@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import itertools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -130,6 +132,46 @@ def test_trainings_with_few_labels_have_the_length_that_was_chosen():
         chosen = recipes.share_of_length(point["labelled"], 1000, 18)
         assert (settings["batch_size"], settings["epochs"]) == chosen
     assert few
+
+
+def test_the_commands_of_the_fair_test_train_what_is_published(tmp_path, monkeypatch, arguments):
+    """What each would call is resolved as the scripts do it: its settings are those of the records."""
+    (program := tmp_path / "make").write_text(f'#!/bin/sh\nexec {shutil.which("make")} -C {ROOT} -n "$@"\n')
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "echo"}
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(["bash", ROOT / "docs/fair.sh"], env=environment, capture_output=True, text=True, check=True)
+    calls = re.findall(r"train_(cnn|ae_classifier)\.py (.*--fold.*)", done.stdout)
+    tries, found = {one["run"]: one for one in results.published("fair/tries")}, {}
+    for script, line in calls:
+        words = shlex.split(line)
+        source = words[words.index("--from") + 1] if "--from" in words else None
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        fold, name = given.pop("--fold"), given.get("--name")
+        given.pop("--from", None)
+        encoder = None if script == "cnn" else given.get("--encoder", "frozen")
+        row = "cnn_fast" if script == "cnn" else "autoencoder_cls_fast"
+        chosen = {"encoder": encoder} if encoder else {}
+        run = recipes.run_name(row, name=name, **chosen)
+        settings = recipes.resolve(row, *arguments(*itertools.chain(*given.items())), **chosen).settings.model_dump()
+        found.setdefault(run, (settings, source, []))[2].append(fold)
+    assert tries.keys() - found.keys() == {"cnn_fast_scratch", "autoencoder_cls_fast_tuned_all-autoencoder-r1"}
+    for run, (settings, source, folds) in found.items():
+        path = next((path for path in (f"fair/{run}", run) if (ROOT / f"imgs/{path}_report.json").exists()), None)
+        assert path or folds == ["1"]
+        if path:
+            report = results.Run(path)
+            there = report.record["settings"]
+            known = {key: value for key, value in settings.items() if key in there and key not in LATE}
+            assert known == {key: there[key] for key in known} and folds == report.numbers, run
+            assert (report.record.get("encoder_from") or "").startswith(source or ""), run
+        if run in tries:
+            rates = settings["learning_rate"], settings["labelled"]
+            assert rates == (tries[run]["learning_rate"], tries[run]["labelled"]), run
+            assert settings.get("encoder_rate_factor", 1) == (tries[run]["encoder_rate_factor"] or 1), run
+
+
+LATE = {"sha256", "kept_sha256", "train_sha256", "encoder_sha256", "reduced", "keep", "model", "encoder", "precision"}
 
 
 def cells(text):

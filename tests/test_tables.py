@@ -16,7 +16,7 @@ import recipes
 import train_ae_classifier
 import train_autoencoder
 import train_cnn
-from docs import tables
+from docs import commands, tables
 from util.options import knob_of, option_of
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -57,6 +57,7 @@ def test_the_tables_of_the_documents_are_those_of_the_code():
     for path in tables.documents():
         text = path.read_text(encoding="utf-8")
         assert text == tables.updated(text), f"{path.name} is out of date: run `make docs`"
+    assert (ROOT / "docs/fair.sh").read_text(encoding="utf-8") == commands.fair()
 
 
 def test_help_names_every_target_and_knob_where_no_package_is_installed(tmp_path):
