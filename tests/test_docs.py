@@ -138,7 +138,8 @@ def test_the_commands_of_the_fair_test_train_what_is_published(tmp_path, monkeyp
     """What each would call is resolved as the scripts do it: its settings are those of the records."""
     (program := tmp_path / "make").write_text(f'#!/bin/sh\nexec {shutil.which("make")} -C {ROOT} -n "$@"\n')
     program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "echo"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "echo"}
     monkeypatch.chdir(tmp_path)
     done = subprocess.run(["bash", ROOT / "docs/fair.sh"], env=environment, capture_output=True, text=True, check=True)
     calls = re.findall(r"train_(cnn|ae_classifier)\.py (.*--fold.*)", done.stdout)
