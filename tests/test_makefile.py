@@ -213,7 +213,8 @@ def test_one_autoencoder_before_folds_before_evaluation(project, parallel):
     assert moments[-2:] == [("start", evaluation), ("end", evaluation)]
 
 
-def test_launch_is_in_front_of_trainings_and_the_backend_arrives_behind_it(project):
+def test_launch_is_in_front_of_trainings_and_the_backend_arrives_behind_it(project, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)  # the tests' own
     words = ["ae_cls", "FOLDS=1", "LAUNCH=env -u KERAS_BACKEND"]
     project.make(*words, "KERAS_BACKEND=jax")
     project.make(*words, KERAS_BACKEND="torch")
