@@ -78,12 +78,13 @@ OPTIONS = {"LR": "learning-rate", "BATCH": "batch-size"}
 def trainings():
     """The tries, and the trainings and evaluations of the chosen ones: commands, in order."""
     lines, share = [], None
+    counts = {point["labelled"]: point["images"] for point in published("curve_fair")["points"]}
     for one in published("fair/tries"):
         if one["labelled"] == 1 and one["run"] in ("cnn_fast_scratch", "autoencoder_cls_fast_tuned_all-autoencoder-r1"):
             continue  # which are OF_ALL_LABELS
         if share != one["labelled"]:
             share = one["labelled"]
-            lines.append(f"# --- LABELLED={share:g}")
+            lines.append(f"# --- {counts[share]:,} labelled images: LABELLED={share:g}")
         given, write = knobs(one)
         if write and write not in lines:
             lines.append(write)

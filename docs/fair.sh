@@ -23,7 +23,7 @@ make ae ARCH=fast CONFIG=checkpoints/fair/masked.json NAME=masked
 make ae_cls ARCH=fast
 make ae_cls ARCH=fast ENCODER=tuned
 make ae_cls ARCH=fast FROM=cnn_fast_turns_fold1 NAME=all-turns-r1 FOLDS="1 2 3"
-# --- LABELLED=0.03125
+# --- 1,129 labelled images: LABELLED=0.03125
 echo '{"validate_every": 17}' > checkpoints/fair/17.json
 $python train_cnn.py --fold 1 --arch fast --learning-rate 10 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-r10
 make cnn ARCH=fast LR=3 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-r3
@@ -95,7 +95,7 @@ $python train_ae_classifier.py --fold 1 --arch fast --encoder random --labelled 
 $python train_ae_classifier.py --fold 1 --arch fast --encoder random --learning-rate 0.3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-random-r03
 $python train_ae_classifier.py --fold 1 --arch fast --encoder random --learning-rate 0.1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-random-r01
 $python train_ae_classifier.py --fold 1 --arch fast --encoder random --learning-rate 0.03 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-random-r003
-# --- LABELLED=0.0078125
+# --- 282 labelled images: LABELLED=0.0078125
 echo '{"validate_every": 34}' > checkpoints/fair/34.json
 make cnn ARCH=fast LR=3 LABELLED=0.0078125 BATCH=88 EPOCHS=204 CONFIG=checkpoints/fair/34.json NAME=128th-r3
 $python train_cnn.py --fold 1 --arch fast --labelled 0.0078125 --batch-size 88 --epochs 204 --config checkpoints/fair/34.json --name 128th-r1
@@ -123,7 +123,7 @@ echo '{"validate_every": 34, "encoder_rate_factor": 0.3}' > checkpoints/fair/34-
 make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LABELLED=0.0078125 BATCH=88 EPOCHS=204 CONFIG=checkpoints/fair/34-0.3.json NAME=128th-autoencoder-r03
 echo '{"validate_every": 34, "encoder_rate_factor": 0.1}' > checkpoints/fair/34-0.1.json
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --labelled 0.0078125 --batch-size 88 --epochs 204 --config checkpoints/fair/34-0.1.json --name 128th-autoencoder-r01
-# --- LABELLED=0.125
+# --- 4,515 labelled images: LABELLED=0.125
 $python train_cnn.py --fold 1 --arch fast --learning-rate 3 --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17.json --name 8th-r3
 make cnn ARCH=fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-r1 FOLDS='1 2 3'
 $python train_ae_classifier.py --fold 1 --arch fast --from cnn_fast --learning-rate 3 --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17.json --name 8th-supervised-r3
@@ -138,7 +138,7 @@ $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast --le
 make ae_cls ARCH=fast FROM=autoencoder_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-autoencoder-r1 FOLDS='1 2 3'
 make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-autoencoder-r1 FOLDS='1 2 3'
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17-0.3.json --name 8th-autoencoder-r03
-# --- LABELLED=1
+# --- 36,125 labelled images: LABELLED=1
 echo '{"encoder_rate_factor": 0.1}' > checkpoints/fair/0.1.json
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --config checkpoints/fair/0.1.json --name all-autoencoder-r01
 echo '{"encoder_rate_factor": 0.01}' > checkpoints/fair/0.01.json

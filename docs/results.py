@@ -341,7 +341,7 @@ def few_recalls():
 
 OF_HALVING = {  # of a run as compare.py reads it, on one fold
     "accuracy": lambda run, fold: run.right[fold].mean(),
-    "recall of bird, deer and truck minus that of the others": lambda run, fold: run.contrast(HALVED, [fold])[0],
+    "recall of halved minus other classes": lambda run, fold: run.contrast(HALVED, [fold])[0],
 }
 
 
@@ -360,8 +360,8 @@ def halving():
             gains = of_runs[[0, 2]] - of_runs[[1, 3]]  # with these classes halved, and with all images
             tests = [compare.over_folds(values, runs[0].settings["val"]) for values in (*gains, gains[0] - gains[1])]
             rows.append((SOURCES[arm.source], THEN[arm.encoder], title, str(len(folds)), *map(tested, tests)))
-    titles = ("first two blocks from", "then", "minus scratch, in points", "folds")
-    titles += ("halved", "not halved", "difference")
+    titles = ("first two blocks from", "then", "figure", "folds")
+    titles += ("halved, minus scratch, in points", "not halved, minus scratch", "difference")
     return table(titles, rows)
 
 
