@@ -206,9 +206,7 @@ class Arm(NamedTuple):
 
 
 def rates_of(one):
-    """How many times the recipe's learning rate a try has: in layers that were not taken if others were and are
-    fine-tuned (else None), and in all layers that learn, or the fine-tuned ones.
-    """
+    """A try's learning rates, as multiples of the recipe's: (other layers, fine-tuned ones), or (None, all that learn)."""
     rate, factor = one["learning_rate"], one["encoder_rate_factor"]
     return (rate, round(rate * factor, 6)) if factor else (None, rate)
 
