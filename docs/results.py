@@ -206,7 +206,7 @@ class Arm(NamedTuple):
 
 
 def rates_of(one):
-    """A try's learning rates, as multiples of the recipe's: (other layers, fine-tuned ones), or (None, all that learn)."""
+    """A try's learning rates in multiples of the recipe's: (other layers, fine-tuned ones), or (None, all layers)."""
     rate, factor = one["learning_rate"], one["encoder_rate_factor"]
     return (rate, round(rate * factor, 6)) if factor else (None, rate)
 
