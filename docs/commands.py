@@ -14,7 +14,7 @@ HEAD = """\
 #     bash docs/fair.sh    # from the repository's root: about {hours} hours on one core of a recent server
 #
 # What is finished is not trained again, so you can stop it and go on. A try is trained on fold 1 and not evaluated, so
-# that only the chosen ones meet the test images.
+# that only the chosen ones meet the test images. The reports replace the published ones in imgs/, which git keeps.
 set -e
 python=${{PYTHON:-.venv/bin/python}}
 mkdir -p checkpoints/fair
@@ -102,9 +102,9 @@ def trainings():
     return lines
 
 
-def chosen(few, sources):
-    """The chosen runs of these numbers of labels and sources, with few labels."""
-    found = [one for one in published("fair/tries") if one.get("chosen") and few(one["labelled"])]
+def chosen(fits, sources):
+    """The chosen runs whose share of labels fits, and whose first blocks come from these sources."""
+    found = [one for one in published("fair/tries") if one.get("chosen") and fits(one["labelled"])]
     found = [one for one in found if one["from"] in sources]
     return [one["run"] for one in sorted(found, key=lambda one: results.in_order((one["from"], one["encoder"])))]
 

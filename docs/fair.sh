@@ -4,7 +4,7 @@
 #     bash docs/fair.sh    # from the repository's root: about 21 hours on one core of a recent server
 #
 # What is finished is not trained again, so you can stop it and go on. A try is trained on fold 1 and not evaluated, so
-# that only the chosen ones meet the test images.
+# that only the chosen ones meet the test images. The reports replace the published ones in imgs/, which git keeps.
 set -e
 python=${PYTHON:-.venv/bin/python}
 mkdir -p checkpoints/fair

@@ -1,7 +1,5 @@
 """What a classifier's encoder starts from and what of it learns, for each ENCODER and both classifiers."""
 
-import contextlib
-
 import numpy as np
 import pytest
 
@@ -116,7 +114,9 @@ def test_pictures_that_do_not_fit_a_classifier_are_refused_before_its_autoencode
 
 
 def test_a_block_that_the_network_has_not_is_refused_before_its_autoencoder_is_trained(workdir):
-    for blocks in (1, 9):
-        (workdir / "config.json").write_text(f'{{"encoder_blocks": {blocks}}}')
-        with pytest.raises(InputError, match="9") if blocks == 9 else contextlib.nullcontext():
-            train_ae_classifier.main(["--check", "--config", "config.json", "--arch", "fast"])
+    words = ["--check", "--config", "config.json", "--arch", "fast"]
+    (workdir / "config.json").write_text('{"encoder_blocks": 9}')
+    with pytest.raises(InputError, match="9"):
+        train_ae_classifier.main(words)
+    (workdir / "config.json").write_text('{"encoder_blocks": 1}')
+    train_ae_classifier.main(words)

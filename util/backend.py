@@ -39,7 +39,8 @@ class Later:
     def __getattr__(self, attribute):
         package = self._name.partition(".")[0]
         if package not in sys.modules:
-            require_backend(os.environ["KERAS_BACKEND"])
+            if package == "keras":
+                require_backend(os.environ["KERAS_BACKEND"])
             with without_notes():
                 importlib.import_module(self._name)
             if package == "keras":
