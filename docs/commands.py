@@ -26,8 +26,10 @@ make cnn ARCH=fast TASK=turns NAME=turns FOLDS=1
 make cnn ARCH=fast TASK=turns REDUCED=none NAME=turns-allimages FOLDS=1
 make ae ARCH=fast
 make ae ARCH=fast REDUCED=none NAME=allimages
+make ae ARCH=fast SEED=1 NAME=seed1
+make ae ARCH=fast SEED=2 NAME=seed2
 """
-AUTOENCODERS = {"denoising": {"noise": 0.2}, "masked": {"masked": 0.5}}
+AUTOENCODERS = {"denoising": {"noise": 0.2}, "masked": {"masked": 0.5}, "narrow": {"network": {"code_width": 16}}}
 ALL_LABELS = """\
 # --- All labels
 make ae_cls ARCH=fast
@@ -62,8 +64,11 @@ def knobs(one):
         settings["validate_every"] = 34 if share < FEW else 17
     if factor not in (None, 1):
         settings["encoder_rate_factor"] = factor
+    if one["frozen_share"]:
+        settings["frozen_share"] = one["frozen_share"]
     if settings:
-        found["CONFIG"], write = config("-".join(f"{value:g}" for value in settings.values()), **settings)
+        name = "-".join(f"{value:g}" for value in settings.values()) + "-frozen" * ("frozen_share" in settings)
+        found["CONFIG"], write = config(name, **settings)
     name = one["run"].removeprefix("autoencoder_cls_fast").removeprefix("cnn_fast")
     return found | {"NAME": name.removeprefix("_random").removeprefix("_tuned").removeprefix("_")}, write
 
@@ -113,6 +118,7 @@ def comparisons():
     """The comparison and the curve, as {NAME: (target, knobs)}."""
     runs = chosen(lambda share: share == FEW, results.SOURCES)
     curve = [*chosen(lambda share: share < 1, IN_CURVE), *OF_ALL_LABELS]
+    curve += chosen(lambda share: share == 1, ["cnn_fast_turns"])
     return [
         ("compare", {"RUNS": " ".join(runs), "BASELINE": runs[0], "NAME": "fair"}),
         ("curve", {"RUNS": " ".join(curve), "NAME": "fair"}),

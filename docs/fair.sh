@@ -15,10 +15,14 @@ make cnn ARCH=fast TASK=turns NAME=turns FOLDS=1
 make cnn ARCH=fast TASK=turns REDUCED=none NAME=turns-allimages FOLDS=1
 make ae ARCH=fast
 make ae ARCH=fast REDUCED=none NAME=allimages
+make ae ARCH=fast SEED=1 NAME=seed1
+make ae ARCH=fast SEED=2 NAME=seed2
 echo '{"noise": 0.2}' > checkpoints/fair/denoising.json
 make ae ARCH=fast CONFIG=checkpoints/fair/denoising.json NAME=denoising
 echo '{"masked": 0.5}' > checkpoints/fair/masked.json
 make ae ARCH=fast CONFIG=checkpoints/fair/masked.json NAME=masked
+echo '{"network": {"code_width": 16}}' > checkpoints/fair/narrow.json
+make ae ARCH=fast CONFIG=checkpoints/fair/narrow.json NAME=narrow
 # --- All labels
 make ae_cls ARCH=fast
 make ae_cls ARCH=fast ENCODER=tuned

@@ -188,9 +188,12 @@ SOURCES = {  # FROM, the run that the first two blocks come from; a source witho
     "cnn_fast_turns": "a network that learnt quarter turns, without labels",
     "cnn_fast_turns-allimages": "a network that learnt turns, also from the images that halving leaves out",
     "autoencoder_fast": "the autoencoder, without labels",
+    "autoencoder_fast_seed1": "a second autoencoder (SEED=1)",
+    "autoencoder_fast_seed2": "a third autoencoder (SEED=2)",
     "autoencoder_fast_allimages": "an autoencoder that also learnt from the images that halving leaves out",
     "autoencoder_fast_denoising": "an autoencoder that removes noise, without labels",
     "autoencoder_fast_masked": "an autoencoder that fills in hidden squares, without labels",
+    "autoencoder_fast_narrow": "an autoencoder with a narrow code, without labels",
 }
 FEW = 1 / 32  # LABELLED of the fair test with all its arms
 THEN = {"scratch": "", "random": "frozen", "frozen": "frozen", "tuned": "fine-tuned"}
@@ -206,13 +209,18 @@ class Arm(NamedTuple):
 
 
 def rates_of(one):
-    """A try's learning rates in multiples of the recipe's: (other layers, fine-tuned ones), or (None, all layers)."""
+    """A try as (way, rate): the learning rate of all layers, or of the fine-tuned ones, in multiples of the recipe's.
+
+    The way of fine-tuning is (share of the steps in which these layers are frozen at first, the other layers' rate).
+    """
     rate, factor = one["learning_rate"], one["encoder_rate_factor"]
-    return (rate, round(rate * factor, 6)) if factor else (None, rate)
+    return ((one["frozen_share"], rate), round(rate * factor, 6)) if factor else ((0, None), rate)
 
 
-def then(encoder, other_rate):
-    return THEN[encoder] + (f", other layers x {other_rate:g}" if other_rate else "")
+def then(encoder, way):
+    frozen_share, other_rate = way
+    frozen = f", frozen for the first {frozen_share:.0%} of the steps" if frozen_share else ""
+    return THEN[encoder] + frozen + (f", other layers x {other_rate:g}" if other_rate else "")
 
 
 def arms():
@@ -265,23 +273,23 @@ def fair():
     found, rows = arms(), []
     for arm in found:
         # The row with the chosen try comes first and has the arm's figures.
-        for rate in sorted({rate for rate, _ in arm.tried}, key=lambda rate: rate != arm.chosen[0]):
-            rows.append((arm, rate, rate == arm.chosen[0]))
+        ways = dict.fromkeys((arm.chosen[0], *sorted(way for way, _ in arm.tried)))
+        rows += [(arm, way, way == arm.chosen[0]) for way in ways]
 
-    def tried(row, factor):
-        arm, rate, _ = row
-        shown = figure(arm.tried[rate, factor], 4) if (rate, factor) in arm.tried else ""
-        return f"**{shown}**" if (rate, factor) == arm.chosen else shown
+    def tried(row, rate):
+        arm, way, _ = row
+        shown = figure(arm.tried[way, rate], 4) if (way, rate) in arm.tried else ""
+        return f"**{shown}**" if (way, rate) == arm.chosen else shown
 
     def of_chosen(cell):
         return lambda row: cell(row[0]) if row[2] else ""
 
-    factors = sorted({factor for arm in found for _, factor in arm.tried}, reverse=True)
-    rates = {times(one): lambda row, one=one: tried(row, one) for one in factors}
+    rates = sorted({rate for arm in found for _, rate in arm.tried}, reverse=True)
+    tries = {times(rate): lambda row, rate=rate: tried(row, rate) for rate in rates}
     columns = {
         "first two blocks from": lambda row: SOURCES[row[0].source],
         "then": lambda row: then(row[0].encoder, row[1]),
-        **rates,
+        **tries,
         "test accuracy": of_chosen(lambda arm: accuracy(arm.run)),
         "folds": of_chosen(lambda arm: folds(arm.run)),
         "minus scratch, in points (95 % over folds)": of_chosen(lambda arm: arm.difference),
@@ -299,17 +307,17 @@ def other_shares():
     tried = {}
     for one in (one for one in published("fair/tries") if one["labelled"] != FEW):
         tried.setdefault((one["labelled"], one["from"], one["encoder"]), {})[rates_of(one)] = one["val_accuracy"]
-    factors = sorted({factor for accuracies in tried.values() for _, factor in accuracies}, reverse=True)
+    columns = sorted({rate for accuracies in tried.values() for _, rate in accuracies}, reverse=True)
     rows = []
     for share, *arm in sorted(tried, key=lambda of: (of[0], *in_order(of[1:]))):
         accuracies = tried[share, *arm]
-        shown = {rates: figure(value, 4) for rates, value in accuracies.items()}
+        shown = {one: figure(value, 4) for one, value in accuracies.items()}
         best = max(accuracies, key=accuracies.get)
         shown[best] = f"**{shown[best]}**"
-        for other in sorted({other for other, _ in shown}, key=lambda rate: rate or 0):
-            cells = (shown.get((other, factor), "") for factor in factors)
-            rows.append((f"{images[share]:,}", SOURCES[arm[0]], then(arm[1], other), *cells))
-    return table(("labelled images", "first two blocks from", "then", *map(times, factors)), rows)
+        for way in sorted({way for way, _ in shown}):
+            cells = (shown.get((way, rate), "") for rate in columns)
+            rows.append((f"{images[share]:,}", SOURCES[arm[0]], then(arm[1], way), *cells))
+    return table(("labelled images", "first two blocks from", "then", *map(times, columns)), rows)
 
 
 def few_recalls():
@@ -454,6 +462,10 @@ def other_networks():
         decibels, similarity = (run.summary[key]["mean"] for key in ("PSNR (dB)", "SSIM"))
         return f"{decibels:.1f} dB, SSIM {figure(similarity)} (MSE {run.at_best('val_loss'):.4f})"
 
+    def last(run):
+        history = run.record["history"]
+        return figure(history["val_accuracy"][-1]) if "val_accuracy" in history else f"MSE {history['val_loss'][-1]:.4f}"
+
     def epochs(run):
         asked = run.record["settings"]["epochs"]
         recipe = recipes.RECIPES[run.name.removesuffix("_scratch")].settings
@@ -468,6 +480,7 @@ def other_networks():
         "parameters": lambda run: f"{run.record['parameters']:,}",
         "its document's test result": words,
         "here: test (validation)": result,
+        "validation after the last epoch": last,
         "epochs": epochs,
         "best epoch": lambda run: str(run.record["best_epoch"]),
         "minutes": minutes,
