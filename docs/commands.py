@@ -27,7 +27,6 @@ make cnn ARCH=fast TASK=turns REDUCED=none NAME=turns-allimages FOLDS=1
 make ae ARCH=fast
 make ae ARCH=fast REDUCED=none NAME=allimages
 make ae ARCH=fast SEED=1 NAME=seed1
-make ae ARCH=fast SEED=2 NAME=seed2
 """
 AUTOENCODERS = {"denoising": {"noise": 0.2}, "masked": {"masked": 0.5}, "narrow": {"network": {"code_width": 16}}}
 ALL_LABELS = """\

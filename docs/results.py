@@ -112,8 +112,8 @@ def accuracy(run):
 RUNS = {
     "cnn": "CNN",
     "autoencoder_cls_scratch": "deeper CNN, from scratch",
-    "autoencoder_cls_noaug": "deeper CNN, first half frozen",
-    "autoencoder_cls_random": "deeper CNN, first half random",
+    "autoencoder_cls_noaug": "deeper CNN, two blocks frozen",
+    "autoencoder_cls_random": "deeper CNN, two blocks random",
     "mod_autoencoder_cls_noaug": "dense layers, encoder frozen",
     "cnn_fast": "fast CNN, from scratch",
     "autoencoder_cls_fast": "fast CNN, two blocks frozen",
@@ -189,7 +189,6 @@ SOURCES = {  # FROM, the run that the first two blocks come from; a source witho
     "cnn_fast_turns-allimages": "a network that learnt turns, also from the images that halving leaves out",
     "autoencoder_fast": "the autoencoder, without labels",
     "autoencoder_fast_seed1": "a second autoencoder (SEED=1)",
-    "autoencoder_fast_seed2": "a third autoencoder (SEED=2)",
     "autoencoder_fast_allimages": "an autoencoder that also learnt from the images that halving leaves out",
     "autoencoder_fast_denoising": "an autoencoder that removes noise, without labels",
     "autoencoder_fast_masked": "an autoencoder that fills in hidden squares, without labels",
