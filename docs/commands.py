@@ -33,9 +33,8 @@ ALL_LABELS = """\
 # --- All labels
 make ae_cls ARCH=fast
 make ae_cls ARCH=fast ENCODER=tuned
-make ae_cls ARCH=fast FROM=cnn_fast_turns_fold1 NAME=all-turns-r1 FOLDS="1 2 3"
 """
-OF_ALL_LABELS = ("cnn_fast", "autoencoder_cls_fast", "autoencoder_cls_fast_tuned", "autoencoder_cls_fast_all-turns-r1")
+OF_ALL_LABELS = ("cnn_fast", "autoencoder_cls_fast", "autoencoder_cls_fast_tuned")
 IN_CURVE = (None, "cnn_fast", "cnn_fast_turns", "autoencoder_fast")
 
 
@@ -84,7 +83,7 @@ def trainings():
     lines, share = [], None
     counts = {point["labelled"]: point["images"] for point in published("curve_fair")["points"]}
     for one in published("fair/tries"):
-        if one["labelled"] == 1 and one["run"] in ("cnn_fast_scratch", "autoencoder_cls_fast_tuned_all-autoencoder-r1"):
+        if one["labelled"] == 1 and one["from"] in (None, "autoencoder_fast") and one.get("chosen"):
             continue  # which are OF_ALL_LABELS
         if share != one["labelled"]:
             share = one["labelled"]
@@ -126,7 +125,7 @@ def comparisons():
 
 def fair():
     runs = [f"fair/{path.name.removesuffix('_report.json')}" for path in (ROOT / "imgs/fair").glob("*_report.json")]
-    seconds = sum(fold["record"]["seconds"] for run in (*runs, *OF_ALL_LABELS[1:3]) for fold in Run(run).folds)
+    seconds = sum(fold["record"]["seconds"] for run in (*runs, *OF_ALL_LABELS[1:]) for fold in Run(run).folds)
     seconds += sum(one["seconds"] for one in published("fair/tries") if not one.get("chosen"))
     lines = [HEAD.format(hours=round(seconds / 3600)), SOURCES.rstrip()]
     for name, values in AUTOENCODERS.items():

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every command of the fair test (docs/comparing.md). Written by `make docs`, from the records of the trainings.
 #
-#     bash docs/fair.sh    # from the repository's root: about 22 hours on one core of a recent server
+#     bash docs/fair.sh    # from the repository's root: about 24 hours on one core of a recent server
 #
 # What is finished is not trained again, so you can stop it and go on. A try is trained on fold 1 and not evaluated, so
 # that only the chosen ones meet the test images. The reports replace the published ones in imgs/, which git keeps.
@@ -25,7 +25,6 @@ make ae ARCH=fast CONFIG=checkpoints/fair/narrow.json NAME=narrow
 # --- All labels
 make ae_cls ARCH=fast
 make ae_cls ARCH=fast ENCODER=tuned
-make ae_cls ARCH=fast FROM=cnn_fast_turns_fold1 NAME=all-turns-r1 FOLDS="1 2 3"
 # --- 1,129 labelled images: LABELLED=0.03125
 echo '{"validate_every": 17}' > checkpoints/fair/17.json
 $python train_cnn.py --fold 1 --arch fast --learning-rate 10 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-r10
@@ -47,6 +46,10 @@ make ae_cls ARCH=fast ENCODER=tuned FROM=cnn_fast LABELLED=0.03125 BATCH=177 EPO
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-supervised-lr3-r1
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1.json --name 32nd-supervised-lr3-r01
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.01.json --name 32nd-supervised-lr3-r001
+echo '{"validate_every": 17, "frozen_share": 0.3}' > checkpoints/fair/17-0.3-frozen.json
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.3-frozen.json --name 32nd-supervised-fs3-r1
+echo '{"validate_every": 17, "encoder_rate_factor": 0.1, "frozen_share": 0.3}' > checkpoints/fair/17-0.1-0.3-frozen.json
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1-0.3-frozen.json --name 32nd-supervised-fs3-r01
 make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-autoencoder-r1
 make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-autoencoder-r1-none REDUCED=none
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.3.json --name 32nd-autoencoder-r03
@@ -56,6 +59,8 @@ $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoe
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-autoencoder-lr3-r1
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1.json --name 32nd-autoencoder-lr3-r01
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.01.json --name 32nd-autoencoder-lr3-r001
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.3-frozen.json --name 32nd-autoencoder-fs3-r1
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1-0.3-frozen.json --name 32nd-autoencoder-fs3-r01
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-turns-r1
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.3.json --name 32nd-turns-r03
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1.json --name 32nd-turns-r01
@@ -64,6 +69,8 @@ make ae_cls ARCH=fast ENCODER=tuned FROM=cnn_fast_turns_fold1 LABELLED=0.03125 B
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-turns-lr3-r1
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1.json --name 32nd-turns-lr3-r01
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --learning-rate 3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.01.json --name 32nd-turns-lr3-r001
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.3-frozen.json --name 32nd-turns-fs3-r1
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1-0.3-frozen.json --name 32nd-turns-fs3-r01
 make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast_denoising LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-denoising-r1 FOLDS='1 2 3'
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast_denoising --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.3.json --name 32nd-denoising-r03
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast_denoising --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17-0.1.json --name 32nd-denoising-r01
@@ -167,8 +174,15 @@ echo '{"encoder_rate_factor": 0.1}' > checkpoints/fair/0.1.json
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --config checkpoints/fair/0.1.json --name all-autoencoder-r01
 echo '{"encoder_rate_factor": 0.01}' > checkpoints/fair/0.01.json
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --config checkpoints/fair/0.01.json --name all-autoencoder-r001
+make ae_cls ARCH=fast ENCODER=tuned FROM=cnn_fast_turns_fold1 NAME=all-turns-r1 FOLDS='1 2 3'
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --config checkpoints/fair/0.1.json --name all-turns-r01
+$python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --config checkpoints/fair/0.01.json --name all-turns-r001
 $python train_cnn.py --fold 1 --arch fast --learning-rate 3 --name all-r3
 $python train_cnn.py --fold 1 --arch fast --learning-rate 0.3 --name all-r03
+$python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast --learning-rate 3 --name all-autoencoder-r3
+$python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast --learning-rate 0.3 --name all-autoencoder-r03
+$python train_ae_classifier.py --fold 1 --arch fast --from cnn_fast_turns_fold1 --learning-rate 3 --name all-turns-r3
+make ae_cls ARCH=fast FROM=cnn_fast_turns_fold1 NAME=all-turns-r1 FOLDS='1 2 3'
 # --- Comparison and curve
 make compare RUNS='cnn_fast_32nd-r3 autoencoder_cls_fast_random_32nd-random-r3 autoencoder_cls_fast_32nd-supervised-r3 autoencoder_cls_fast_tuned_32nd-supervised-r001 autoencoder_cls_fast_32nd-turns-r1 autoencoder_cls_fast_tuned_32nd-turns-r001 autoencoder_cls_fast_32nd-turns-allimages-r1 autoencoder_cls_fast_32nd-autoencoder-r3 autoencoder_cls_fast_tuned_32nd-autoencoder-r1 autoencoder_cls_fast_32nd-allimages-r3 autoencoder_cls_fast_32nd-denoising-r3 autoencoder_cls_fast_tuned_32nd-denoising-r1 autoencoder_cls_fast_32nd-masked-r1 autoencoder_cls_fast_tuned_32nd-masked-r1 autoencoder_cls_fast_32nd-narrow-r3 autoencoder_cls_fast_tuned_32nd-narrow-r1' BASELINE=cnn_fast_32nd-r3 NAME=fair
-make curve RUNS='cnn_fast_32nd-r3 cnn_fast_128th-r3 cnn_fast_8th-r1 autoencoder_cls_fast_32nd-supervised-r3 autoencoder_cls_fast_128th-supervised-r10 autoencoder_cls_fast_8th-supervised-r1 autoencoder_cls_fast_tuned_32nd-supervised-r001 autoencoder_cls_fast_tuned_128th-supervised-r0003 autoencoder_cls_fast_tuned_8th-supervised-r001 autoencoder_cls_fast_32nd-turns-r1 autoencoder_cls_fast_128th-turns-r3 autoencoder_cls_fast_8th-turns-r3 autoencoder_cls_fast_tuned_32nd-turns-r001 autoencoder_cls_fast_tuned_128th-turns-r0003 autoencoder_cls_fast_tuned_8th-turns-r001 autoencoder_cls_fast_32nd-autoencoder-r3 autoencoder_cls_fast_128th-autoencoder-r1 autoencoder_cls_fast_8th-autoencoder-r1 autoencoder_cls_fast_tuned_32nd-autoencoder-r1 autoencoder_cls_fast_tuned_128th-autoencoder-lr3-r1 autoencoder_cls_fast_tuned_8th-autoencoder-r1 cnn_fast autoencoder_cls_fast autoencoder_cls_fast_tuned autoencoder_cls_fast_all-turns-r1' NAME=fair
+make curve RUNS='cnn_fast_32nd-r3 cnn_fast_128th-r3 cnn_fast_8th-r1 autoencoder_cls_fast_32nd-supervised-r3 autoencoder_cls_fast_128th-supervised-r10 autoencoder_cls_fast_8th-supervised-r1 autoencoder_cls_fast_tuned_32nd-supervised-r001 autoencoder_cls_fast_tuned_128th-supervised-r0003 autoencoder_cls_fast_tuned_8th-supervised-r001 autoencoder_cls_fast_32nd-turns-r1 autoencoder_cls_fast_128th-turns-r3 autoencoder_cls_fast_8th-turns-r3 autoencoder_cls_fast_tuned_32nd-turns-r001 autoencoder_cls_fast_tuned_128th-turns-r0003 autoencoder_cls_fast_tuned_8th-turns-r001 autoencoder_cls_fast_32nd-autoencoder-r3 autoencoder_cls_fast_128th-autoencoder-r1 autoencoder_cls_fast_8th-autoencoder-r1 autoencoder_cls_fast_tuned_32nd-autoencoder-r1 autoencoder_cls_fast_tuned_128th-autoencoder-lr3-r1 autoencoder_cls_fast_tuned_8th-autoencoder-r1 cnn_fast autoencoder_cls_fast autoencoder_cls_fast_tuned autoencoder_cls_fast_all-turns-r1 autoencoder_cls_fast_tuned_all-turns-r1' NAME=fair

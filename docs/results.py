@@ -202,7 +202,7 @@ class Arm(NamedTuple):
     source: str | None
     encoder: str
     tried: dict  # {rates of a try: validation accuracy of fold 1}
-    chosen: tuple  # the key with the highest one
+    chosen: tuple  # the key of the chosen one
     run: Run  # which was trained so, and evaluated
     difference: str  # from scratch, with its interval
 
@@ -231,7 +231,7 @@ def arms():
     found = []
     for source, encoder in sorted(tries, key=in_order):
         tried = {key: one["val_accuracy"] for key, one in tries[source, encoder].items()}
-        chosen = max(tried, key=tried.get)
+        chosen = next(key for key, one in tries[source, encoder].items() if one.get("chosen"))
         run = tries[source, encoder][chosen]["run"]
         scratch = scratch or run
         difference = tested(compared[run, scratch]) if source else ""
@@ -305,14 +305,13 @@ def other_shares():
     images = {point["labelled"]: point["images"] for point in published("curve_fair")["points"]}
     tried = {}
     for one in (one for one in published("fair/tries") if one["labelled"] != FEW):
-        tried.setdefault((one["labelled"], one["from"], one["encoder"]), {})[rates_of(one)] = one["val_accuracy"]
-    columns = sorted({rate for accuracies in tried.values() for _, rate in accuracies}, reverse=True)
+        shown = figure(one["val_accuracy"], 4)
+        shown = f"**{shown}**" if one.get("chosen") else shown
+        tried.setdefault((one["labelled"], one["from"], one["encoder"]), {})[rates_of(one)] = shown
+    columns = sorted({rate for tries in tried.values() for _, rate in tries}, reverse=True)
     rows = []
     for share, *arm in sorted(tried, key=lambda of: (of[0], *in_order(of[1:]))):
-        accuracies = tried[share, *arm]
-        shown = {one: figure(value, 4) for one, value in accuracies.items()}
-        best = max(accuracies, key=accuracies.get)
-        shown[best] = f"**{shown[best]}**"
+        shown = tried[share, *arm]
         for way in sorted({way for way, _ in shown}):
             cells = (shown.get((way, rate), "") for rate in columns)
             rows.append((f"{images[share]:,}", SOURCES[arm[0]], then(arm[1], way), *cells))
@@ -370,20 +369,24 @@ def halving():
     return table(titles, rows)
 
 
-def more_images():
-    """What the images that halving leaves out change: each arm whose source saw them, minus the same without them."""
+INSTEAD = {  # a source: the one that differs only in its images, or in its seed and so in its images too
+    "autoencoder_fast_seed1": "autoencoder_fast",
+    "autoencoder_fast_allimages": "autoencoder_fast",
+    "cnn_fast_turns-allimages": "cnn_fast_turns",
+}
+
+
+def other_sources():
+    """What another seed or more images change: each arm on frozen layers of such a source, minus the usual one."""
     runs = {(arm.source, arm.encoder): arm.run for arm in arms()}
     rows = []
-    for source, without in (
-        ("autoencoder_fast_allimages", "autoencoder_fast"),
-        ("cnn_fast_turns-allimages", "cnn_fast_turns"),
-    ):
-        pair = runs[source, "frozen"], runs[without, "frozen"]
-        assert pair[0].numbers == pair[1].numbers
-        right = np.array([[fold["accuracy"] for fold in run.folds] for run in pair])
+    for source, usual in INSTEAD.items():
+        pair = runs[source, "frozen"], runs[usual, "frozen"]
+        numbers = sorted(set(pair[0].numbers) & set(pair[1].numbers), key=int)
+        right = np.array([[run.folds[run.numbers.index(number)]["accuracy"] for number in numbers] for run in pair])
         found = compare.over_folds(right[0] - right[1], pair[0].record["settings"]["val"])
-        rows.append((SOURCES[source], folds(pair[0]), tested(found)))
-    return table(("first two blocks from", "folds", "minus without these images, in points"), rows)
+        rows.append((SOURCES[source], SOURCES[usual], str(len(numbers)), tested(found)))
+    return table(("first two blocks from", "instead of", "folds", "difference, in points"), rows)
 
 
 # --- Remedies against the imbalance ---------------------------------------------------------------------------------
@@ -462,8 +465,8 @@ def other_networks():
         return f"{decibels:.1f} dB, SSIM {figure(similarity)} (MSE {run.at_best('val_loss'):.4f})"
 
     def last(run):
-        history = run.record["history"]
-        return figure(history["val_accuracy"][-1]) if "val_accuracy" in history else f"MSE {history['val_loss'][-1]:.4f}"
+        losses, accuracies = (run.record["history"].get(f"val_{what}") for what in ("loss", "accuracy"))
+        return figure(accuracies[-1]) if accuracies else f"MSE {losses[-1]:.4f}"
 
     def epochs(run):
         asked = run.record["settings"]["epochs"]
@@ -492,5 +495,5 @@ def benchmark():
 
 
 TABLES = (answer, answer_few, runs, differences, fair, other_shares, halved, study_networks, other_networks)
-TABLES += (few_recalls, halving, more_images, benchmark)
+TABLES += (few_recalls, halving, other_sources, benchmark)
 TABLES = {make.__name__.replace("_", "-"): make for make in TABLES}
