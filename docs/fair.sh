@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every command of the fair test (docs/comparing.md). Written by `make docs`, from the records of the trainings.
 #
-#     bash docs/fair.sh    # from the repository's root: about 24 hours on one core of a recent server
+#     bash docs/fair.sh    # from the repository's root: about 25 hours on one core of a recent server
 #
 # What is finished is not trained again, so you can stop it and go on. A try is trained on fold 1 and not evaluated, so
 # that only the chosen ones meet the test images. The reports replace the published ones in imgs/, which git keeps.
@@ -115,11 +115,12 @@ $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast_mask
 $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast_masked --learning-rate 0.03 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-masked-r003
 make ae_cls ARCH=fast FROM=autoencoder_fast_allimages LR=3 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-allimages-r3
 make ae_cls ARCH=fast FROM=cnn_fast_turns-allimages_fold1 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-turns-allimages-r1
-make ae_cls ARCH=fast FROM=autoencoder_fast_narrow LR=3 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-narrow-r3 FOLDS='1 2 3'
+make ae_cls ARCH=fast FROM=autoencoder_fast_narrow LR=3 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-narrow-r3
 $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast_narrow --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-narrow-r1
 $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast_narrow --learning-rate 0.3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-narrow-r03
 $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast_narrow --learning-rate 0.1 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-narrow-r01
 $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast_narrow --learning-rate 0.03 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-narrow-r003
+make ae_cls ARCH=fast FROM=autoencoder_fast_seed1 LR=3 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-seed1-r3 FOLDS='1 2 3'
 make ae_cls ARCH=fast ENCODER=random LR=3 LABELLED=0.03125 BATCH=177 EPOCHS=102 CONFIG=checkpoints/fair/17.json NAME=32nd-random-r3
 $python train_ae_classifier.py --fold 1 --arch fast --encoder random --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-random-r1
 $python train_ae_classifier.py --fold 1 --arch fast --encoder random --learning-rate 0.3 --labelled 0.03125 --batch-size 177 --epochs 102 --config checkpoints/fair/17.json --name 32nd-random-r03
@@ -156,7 +157,7 @@ $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoe
 make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LR=3 LABELLED=0.0078125 BATCH=88 EPOCHS=204 CONFIG=checkpoints/fair/34.json NAME=128th-autoencoder-lr3-r1
 # --- 4,515 labelled images: LABELLED=0.125
 $python train_cnn.py --fold 1 --arch fast --learning-rate 3 --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17.json --name 8th-r3
-make cnn ARCH=fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-r1 FOLDS='1 2 3'
+make cnn ARCH=fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-r1
 $python train_ae_classifier.py --fold 1 --arch fast --from cnn_fast --learning-rate 3 --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17.json --name 8th-supervised-r3
 make ae_cls ARCH=fast FROM=cnn_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-supervised-r1 FOLDS='1 2 3'
 make ae_cls ARCH=fast ENCODER=tuned FROM=cnn_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17-0.01.json NAME=8th-supervised-r001 FOLDS='1 2 3'
@@ -166,8 +167,8 @@ make ae_cls ARCH=fast FROM=cnn_fast_turns_fold1 LR=3 LABELLED=0.125 BATCH=354 EP
 make ae_cls ARCH=fast ENCODER=tuned FROM=cnn_fast_turns_fold1 LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17-0.01.json NAME=8th-turns-r001 FOLDS='1 2 3'
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from cnn_fast_turns_fold1 --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17-0.03.json --name 8th-turns-r003
 $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast --learning-rate 3 --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17.json --name 8th-autoencoder-r3
-make ae_cls ARCH=fast FROM=autoencoder_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-autoencoder-r1 FOLDS='1 2 3'
-make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-autoencoder-r1 FOLDS='1 2 3'
+make ae_cls ARCH=fast FROM=autoencoder_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-autoencoder-r1
+make ae_cls ARCH=fast ENCODER=tuned FROM=autoencoder_fast LABELLED=0.125 BATCH=354 EPOCHS=51 CONFIG=checkpoints/fair/17.json NAME=8th-autoencoder-r1
 $python train_ae_classifier.py --fold 1 --arch fast --encoder tuned --from autoencoder_fast --labelled 0.125 --batch-size 354 --epochs 51 --config checkpoints/fair/17-0.3.json --name 8th-autoencoder-r03
 # --- 36,125 labelled images: LABELLED=1
 echo '{"encoder_rate_factor": 0.1}' > checkpoints/fair/0.1.json
@@ -184,5 +185,5 @@ $python train_ae_classifier.py --fold 1 --arch fast --from autoencoder_fast --le
 $python train_ae_classifier.py --fold 1 --arch fast --from cnn_fast_turns_fold1 --learning-rate 3 --name all-turns-r3
 make ae_cls ARCH=fast FROM=cnn_fast_turns_fold1 NAME=all-turns-r1 FOLDS='1 2 3'
 # --- Comparison and curve
-make compare RUNS='cnn_fast_32nd-r3 autoencoder_cls_fast_random_32nd-random-r3 autoencoder_cls_fast_32nd-supervised-r3 autoencoder_cls_fast_tuned_32nd-supervised-r001 autoencoder_cls_fast_32nd-turns-r1 autoencoder_cls_fast_tuned_32nd-turns-r001 autoencoder_cls_fast_32nd-turns-allimages-r1 autoencoder_cls_fast_32nd-autoencoder-r3 autoencoder_cls_fast_tuned_32nd-autoencoder-r1 autoencoder_cls_fast_32nd-allimages-r3 autoencoder_cls_fast_32nd-denoising-r3 autoencoder_cls_fast_tuned_32nd-denoising-r1 autoencoder_cls_fast_32nd-masked-r1 autoencoder_cls_fast_tuned_32nd-masked-r1 autoencoder_cls_fast_32nd-narrow-r3 autoencoder_cls_fast_tuned_32nd-narrow-r1' BASELINE=cnn_fast_32nd-r3 NAME=fair
+make compare RUNS='cnn_fast_32nd-r3 autoencoder_cls_fast_random_32nd-random-r3 autoencoder_cls_fast_32nd-supervised-r3 autoencoder_cls_fast_tuned_32nd-supervised-r001 autoencoder_cls_fast_32nd-turns-r1 autoencoder_cls_fast_tuned_32nd-turns-r001 autoencoder_cls_fast_32nd-turns-allimages-r1 autoencoder_cls_fast_32nd-autoencoder-r3 autoencoder_cls_fast_tuned_32nd-autoencoder-r1 autoencoder_cls_fast_32nd-seed1-r3 autoencoder_cls_fast_32nd-allimages-r3 autoencoder_cls_fast_32nd-denoising-r3 autoencoder_cls_fast_tuned_32nd-denoising-r1 autoencoder_cls_fast_32nd-masked-r1 autoencoder_cls_fast_tuned_32nd-masked-r1 autoencoder_cls_fast_32nd-narrow-r3 autoencoder_cls_fast_tuned_32nd-narrow-r1' BASELINE=cnn_fast_32nd-r3 NAME=fair
 make curve RUNS='cnn_fast_32nd-r3 cnn_fast_128th-r3 cnn_fast_8th-r1 autoencoder_cls_fast_32nd-supervised-r3 autoencoder_cls_fast_128th-supervised-r10 autoencoder_cls_fast_8th-supervised-r1 autoencoder_cls_fast_tuned_32nd-supervised-r001 autoencoder_cls_fast_tuned_128th-supervised-r0003 autoencoder_cls_fast_tuned_8th-supervised-r001 autoencoder_cls_fast_32nd-turns-r1 autoencoder_cls_fast_128th-turns-r3 autoencoder_cls_fast_8th-turns-r3 autoencoder_cls_fast_tuned_32nd-turns-r001 autoencoder_cls_fast_tuned_128th-turns-r0003 autoencoder_cls_fast_tuned_8th-turns-r001 autoencoder_cls_fast_32nd-autoencoder-r3 autoencoder_cls_fast_128th-autoencoder-r1 autoencoder_cls_fast_8th-autoencoder-r1 autoencoder_cls_fast_tuned_32nd-autoencoder-r1 autoencoder_cls_fast_tuned_128th-autoencoder-lr3-r1 autoencoder_cls_fast_tuned_8th-autoencoder-r1 cnn_fast autoencoder_cls_fast autoencoder_cls_fast_tuned autoencoder_cls_fast_all-turns-r1 autoencoder_cls_fast_tuned_all-turns-r1' NAME=fair
