@@ -218,7 +218,7 @@ def rates_of(one):
 
 def then(encoder, way):
     frozen_share, other_rate = way
-    frozen = f", frozen for the first {frozen_share:.0%} of the steps" if frozen_share else ""
+    frozen = f", frozen for the first {100 * frozen_share:g} % of the steps" if frozen_share else ""
     return THEN[encoder] + frozen + (f", other layers x {other_rate:g}" if other_rate else "")
 
 

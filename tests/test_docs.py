@@ -188,13 +188,16 @@ def test_the_fair_test_takes_any_sources_and_rates(monkeypatch):
             "encoder": encoder,
             "learning_rate": rate,
             "encoder_rate_factor": factor,
+            "frozen_share": 0.3 * (run == "masked-later"),
             "val_accuracy": accuracy,
+            "chosen": run in ("plain", "masked-fast", "turns"),
         }
         | {"run": run}
         for source, encoder, rate, factor, accuracy, run in (
             (None, "scratch", 3.0, None, 0.6, "plain"),
             ("autoencoder_fast_masked", "tuned", 1.0, 0.01, 0.65, "masked-slow"),
             ("autoencoder_fast_masked", "tuned", 3.0, 0.1, 0.7, "masked-fast"),
+            ("autoencoder_fast_masked", "tuned", 1.0, 0.1, 0.71, "masked-later"),
             ("cnn_fast_turns", "frozen", 0.1, None, 0.5, "turns"),
         )
     ]
@@ -218,6 +221,7 @@ def test_the_fair_test_takes_any_sources_and_rates(monkeypatch):
         ["frozen", "", "", "**.5000**", "", *scores, difference],
         ["fine-tuned, other layers x 3", "", "**.7000**", "", "", *scores, difference],
         ["fine-tuned, other layers x 1", "", "", "", ".6500", "", "", ""],
+        ["fine-tuned, frozen for the first 30 % of the steps, other layers x 1", "", "", ".7100", "", "", "", ""],
     ]
 
 
@@ -229,13 +233,14 @@ def test_the_answer_has_each_number_of_labels_and_the_tries_their_best(monkeypat
 
     points = [point(0.1, "frozen from cnn_fast_turns", 0.02), point(1.0, "scratch"), point(0.1, "scratch")]
     points += [point(1.0, "frozen from autoencoder_fast", -0.1), point(0.1, "tuned from cnn_fast_turns", 0.01)]
-    kinds = {"from": "cnn_fast_turns", "encoder": "tuned", "learning_rate": 1.0}
+    kinds = {"from": "cnn_fast_turns", "encoder": "tuned", "learning_rate": 1.0, "frozen_share": 0}
     tries = [
         {"labelled": 0.1, "encoder_rate_factor": 0.1, "val_accuracy": 0.3, **kinds},
         {"labelled": 0.1, "encoder_rate_factor": 0.01, "val_accuracy": 0.4, **kinds},
         {"labelled": 0.1, "encoder_rate_factor": 0.1, "val_accuracy": 0.5, **kinds, "learning_rate": 3.0},
         {"labelled": results.FEW, "encoder_rate_factor": 1.0, "val_accuracy": 0.9, **kinds},
     ]
+    tries[2]["chosen"] = True
     monkeypatch.setattr(results, "published", {"curve_fair": {"points": points}, "fair/tries": tries}.get)
     titles, _, *rows = cells(results.answer_few())
     assert titles[2:] == ["100 labelled images", "1,000 labelled images"]
@@ -251,6 +256,15 @@ def test_the_answer_has_each_number_of_labels_and_the_tries_their_best(monkeypat
         ["100", results.SOURCES["cnn_fast_turns"], "fine-tuned, other layers x 1", "", ".3000", ".4000"],
         ["100", results.SOURCES["cnn_fast_turns"], "fine-tuned, other layers x 3", "**.5000**", "", ""],
     ]
+
+
+def test_the_chosen_try_of_each_arm_is_the_best_without_a_frozen_start():
+    arms = {}
+    for one in results.published("fair/tries"):
+        arms.setdefault((one["labelled"], one["from"], one["encoder"]), []).append(one)
+    for tries in arms.values():
+        (chosen,) = [one for one in tries if one.get("chosen")]
+        assert chosen == max((one for one in tries if not one["frozen_share"]), key=lambda one: one["val_accuracy"])
 
 
 def test_the_recall_of_halved_and_other_classes_changes_as_the_curve_says():
