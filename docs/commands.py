@@ -65,8 +65,8 @@ def knobs(one):
     if one["frozen_share"]:
         settings["frozen_share"] = one["frozen_share"]
     if settings:
-        name = "-".join(f"{value:g}" for value in settings.values()) + "-frozen" * ("frozen_share" in settings)
-        found["CONFIG"], write = config(name, **settings)
+        values = "-".join(f"{value:g}" for value in settings.values())
+        found["CONFIG"], write = config(values + "-frozen" * ("frozen_share" in settings), **settings)
     name = one["run"].removeprefix("autoencoder_cls_fast").removeprefix("cnn_fast")
     return found | {"NAME": name.removeprefix("_random").removeprefix("_tuned").removeprefix("_")}, write
 

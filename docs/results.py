@@ -201,7 +201,7 @@ THEN = {"scratch": "", "random": "frozen", "frozen": "frozen", "tuned": "fine-tu
 class Arm(NamedTuple):
     source: str | None
     encoder: str
-    tried: dict  # {rates of a try: validation accuracy of fold 1}
+    tried: dict  # {(way, rate), as rates_of has it: validation accuracy of fold 1}
     chosen: tuple  # the key of the chosen one
     run: Run  # which was trained so, and evaluated
     difference: str  # from scratch, with its interval
@@ -369,7 +369,7 @@ def halving():
     return table(titles, rows)
 
 
-INSTEAD = {  # a source: the one that differs only in its images, or in its seed and so in its images too
+INSTEAD = {  # a source: the usual one, which differs in its images only, or in the seed that also draws them
     "autoencoder_fast_seed1": "autoencoder_fast",
     "autoencoder_fast_allimages": "autoencoder_fast",
     "cnn_fast_turns-allimages": "cnn_fast_turns",
